@@ -1,0 +1,3 @@
+//! The `mutoscope` command.
+
+fn main() {}

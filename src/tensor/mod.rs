@@ -1,0 +1,9 @@
+//! Shapes, element types and tensors in host memory.
+
+mod dtype;
+mod host;
+mod shape;
+
+pub use dtype::DType;
+pub use host::{Bytes, HostTensor};
+pub use shape::{MAX_RANK, Shape};
