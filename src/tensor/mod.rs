@@ -3,7 +3,9 @@
 mod dtype;
 mod host;
 mod shape;
+mod weight;
 
 pub use dtype::DType;
 pub use host::{Bytes, HostTensor};
 pub use shape::{MAX_RANK, Shape};
+pub use weight::Weight;

@@ -1,0 +1,105 @@
+//! A parameter of a model: a named tensor with an identity.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{DType, HostTensor, Shape};
+
+/// A parameter of a model, held by graphs as a leaf. Cloning is cheap and keeps the identity, so whoever puts weights
+/// on a device does so once per [`Weight::id`], however many graphs use it.
+#[derive(Clone)]
+pub struct Weight(Arc<Inner>);
+
+struct Inner {
+    id: u64,
+    name: String,
+    shape: Shape,
+    dtype: DType,
+    value: HostTensor,
+}
+
+impl Weight {
+    /// A parameter with a new identity, under its full dotted name (`blocks.0.attn1.to_q.weight`).
+    pub fn new(name: impl Into<String>, value: HostTensor) -> Self {
+        Self::with_shape(name.into(), value.shape(), value.dtype(), value)
+    }
+
+    /// What a loader hands out in place of a tensor that it could not load: it has the shape and type that were asked
+    /// for, and no bytes. The loader has kept the error and its `finish` returns it, so a placeholder is never run.
+    pub fn placeholder(name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> Self {
+        let nothing = match dtype {
+            DType::U32 => HostTensor::from_u32([0], &[]),
+            float => HostTensor::from_f32([0], &[]).cast(float),
+        };
+        Self::with_shape(name.into(), shape.into(), dtype, nothing)
+    }
+
+    fn with_shape(name: String, shape: Shape, dtype: DType, value: HostTensor) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(Arc::new(Inner { id: NEXT.fetch_add(1, Ordering::Relaxed), name, shape, dtype, value }))
+    }
+
+    /// A number that no other weight of this process has; clones share it.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The full dotted name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The dimensions.
+    pub fn shape(&self) -> Shape {
+        self.0.shape
+    }
+
+    /// The element type it is stored in, here and on the GPU.
+    pub fn dtype(&self) -> DType {
+        self.0.dtype
+    }
+
+    /// The elements, often a window of a mapped file; empty for a [placeholder](Self::placeholder).
+    pub fn value(&self) -> &HostTensor {
+        &self.0.value
+    }
+
+    /// Whether this is a [placeholder](Self::placeholder), which has no elements to put anywhere.
+    pub fn is_placeholder(&self) -> bool {
+        self.0.value.shape() != self.0.shape
+    }
+}
+
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}{}", self.name(), self.dtype(), self.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_shared<T: Send + Sync + Clone>(_: &T) {}
+
+    #[test]
+    fn clones_share_an_identity_and_others_do_not() {
+        let a = Weight::new("a", HostTensor::from_f32([2], &[1.0, 2.0]));
+        let b = Weight::new("a", HostTensor::from_f32([2], &[1.0, 2.0]));
+        assert_shared(&a);
+        assert_eq!(a.id(), a.clone().id());
+        assert_ne!(a.id(), b.id());
+        assert_eq!(format!("{a:?}"), "a f32[2]");
+        assert!(!a.is_placeholder());
+    }
+
+    #[test]
+    fn a_placeholder_keeps_the_shape_and_holds_nothing() {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::U32] {
+            let weight = Weight::placeholder("x", [1 << 20, 1 << 20], dtype);
+            assert_eq!((weight.shape().count(), weight.dtype()), (1 << 40, dtype));
+            assert_eq!((weight.value().bytes().len(), weight.value().dtype()), (0, dtype));
+            assert!(weight.is_placeholder());
+        }
+    }
+}
