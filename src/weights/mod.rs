@@ -1,0 +1,55 @@
+//! Model files: tensors by name, read lazily from mapped files and checked before anyone trusts them.
+//!
+//! [`Safetensors`] is one file, [`Archive`] all files of one model part, [`Scope`] the dotted-name cursor that a
+//! model's constructor reads from, [`Config`] the JSON beside it. [`Fingerprint`] names the exact content for the
+//! recipe of a video. Everything that comes from a file is untrusted: it is either read in full or refused with the
+//! file, the tensor and the reason.
+
+mod archive;
+mod config;
+mod fingerprint;
+mod permute;
+mod safetensors;
+mod save;
+mod scope;
+
+#[cfg(test)]
+mod hostile;
+
+pub use archive::Archive;
+pub use config::Config;
+pub use fingerprint::Fingerprint;
+pub use safetensors::Safetensors;
+pub use save::{load_tensor, save_safetensors};
+pub use scope::Scope;
+
+/// `text` cut to a length that fits a message, with control characters (which could steer a terminal) replaced.
+fn clip(text: &str) -> String {
+    const LONGEST: usize = 160;
+    let mut out: String = text.chars().take(LONGEST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// "`a`, `b`, `c` and 4 more" for messages.
+fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 5;
+    let mut out = String::new();
+    let mut rest = 0;
+    for (i, name) in names.into_iter().enumerate() {
+        if i >= SHOWN {
+            rest += 1;
+            continue;
+        }
+        if i > 0 {
+            out.push_str(", ");
+        }
+        out.push_str(&format!("`{}`", clip(name)));
+    }
+    if rest > 0 {
+        out.push_str(&format!(" and {rest} more"));
+    }
+    out
+}
