@@ -358,4 +358,27 @@ mod tests {
         let error = Archive::from_parts("embedded", [("a.safetensors", cut)]).expect_err("truncated").to_string();
         assert!(error.contains("a.safetensors") && error.contains("truncated"), "{error}");
     }
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_index_is_followed_or_refused(
+            map in proptest::collection::btree_map("[xyz]{1,2}", "(a|b|c|\\.\\.|/)\\.safetensors|\\PC{0,9}", 0..4),
+            cut in 0usize..400,
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            write(folder.path(), "a.safetensors", &["x", "y"]);
+            write(folder.path(), "b.safetensors", &["z", "xx"]);
+            let index = serde_json::json!({ "weight_map": map }).to_string();
+            let index = index.get(..cut).unwrap_or(&index);
+            fs::write(folder.path().join("model.safetensors.index.json"), index).expect("written");
+            match Archive::open(folder.path(), "model") {
+                Ok(archive) => map.keys().for_each(|name| drop(archive.tensor(name).expect("listed"))),
+                Err(error) => {
+                    let clear = matches!(error, Error::Model { .. } | Error::Tensor { .. });
+                    proptest::prop_assert!(clear && error.to_string().contains("index.json"), "{}", error);
+                }
+            }
+        }
+    }
 }

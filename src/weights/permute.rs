@@ -44,10 +44,10 @@ mod tests {
             let permuted = channels_last(&weight).expect("five dimensions");
             assert_eq!((permuted.shape().dims(), permuted.dtype()), (&[o, kt, kh, kw, i][..], dtype));
             let after = permuted.to_f32();
-            for index in 0..before.len() {
+            for (index, value) in before.iter().enumerate() {
                 let (channel, tap) = (index / (kt * kh * kw) % i, index % (kt * kh * kw));
                 let out = index / (i * kt * kh * kw);
-                assert_eq!(after[(out * kt * kh * kw + tap) * i + channel], before[index]);
+                assert_eq!(after[(out * kt * kh * kw + tap) * i + channel], *value);
             }
         }
     }

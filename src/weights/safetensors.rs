@@ -5,6 +5,7 @@
 //! its errors. The crate is the oracle of the tests instead. Format: <https://github.com/huggingface/safetensors>.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
@@ -29,12 +30,12 @@ pub(super) const METADATA: &str = "__metadata__";
 pub struct Safetensors {
     path: PathBuf,
     data: Bytes,
-    tensors: BTreeMap<String, Entry>,
+    tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
 }
 
 /// Where a tensor lies in the data, and as what.
-struct Entry {
+struct Place {
     stored: Stored,
     dims: Vec<usize>,
     range: Range<usize>,
@@ -202,7 +203,7 @@ fn count(dims: &[usize]) -> Option<usize> {
 }
 
 /// Holds every entry against the others and against the number of bytes that there are.
-fn check(path: &Path, infos: BTreeMap<String, Info>, available: usize) -> Result<BTreeMap<String, Entry>> {
+fn check(path: &Path, infos: BTreeMap<String, Info>, available: usize) -> Result<BTreeMap<String, Place>> {
     let mut tensors = BTreeMap::new();
     for (name, Info { dtype, shape: dims, data_offsets: (start, end) }) in infos {
         let refuse = |reason: String| Err(Error::tensor(path, clip(&name), reason));
@@ -231,7 +232,7 @@ fn check(path: &Path, infos: BTreeMap<String, Info>, available: usize) -> Result
                 end - start
             ));
         }
-        tensors.insert(name, Entry { stored, dims, range: start..end });
+        tensors.insert(name, Place { stored, dims, range: start..end });
     }
 
     let mut order: Vec<(&str, &Range<usize>)> = tensors.iter().map(|(name, e)| (name.as_str(), &e.range)).collect();
@@ -271,6 +272,10 @@ struct Info {
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fn twice<E: serde::de::Error>(name: &str) -> E {
+            E::custom(format_args!("`{}` is listed twice", clip(name)))
+        }
+
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
             type Value = Header;
@@ -283,17 +288,16 @@ impl<'de> Deserialize<'de> for Header {
                 let mut header = Header { tensors: BTreeMap::new(), metadata: BTreeMap::new() };
                 let mut described = false;
                 while let Some(name) = map.next_key::<String>()? {
-                    let twice = || serde::de::Error::custom(format_args!("`{}` is listed twice", clip(&name)));
                     if name == METADATA {
                         if std::mem::replace(&mut described, true) {
-                            return Err(twice());
+                            return Err(twice(METADATA));
                         }
                         header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
-                    } else if header.tensors.contains_key(&name) {
-                        return Err(twice());
-                    } else {
-                        let info = map.next_value()?;
-                        header.tensors.insert(name, info);
+                        continue;
+                    }
+                    match header.tensors.entry(name) {
+                        Entry::Vacant(entry) => _ = entry.insert(map.next_value()?),
+                        Entry::Occupied(entry) => return Err(twice(entry.key())),
                     }
                 }
                 Ok(header)

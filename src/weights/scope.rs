@@ -89,7 +89,8 @@ impl Scope {
     pub fn flattened(&self, name: &str, stored: impl Into<Shape>) -> Weight {
         let stored = stored.into();
         let n = stored.dims().first().copied().unwrap_or(1);
-        let flat = Shape::from([n, stored.dims().iter().skip(1).product()]);
+        let k = stored.dims().iter().skip(1).fold(1, |k: usize, &d| k.saturating_mul(d));
+        let flat = Shape::from([n, k]);
         self.load(name, flat, |tensor| match tensor.shape() == stored {
             true => tensor.reshape(flat).ok_or_else(|| mismatch(stored, flat)),
             false => Err(mismatch(tensor.shape(), stored)),
