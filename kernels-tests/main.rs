@@ -1,1 +1,3 @@
 //! Kernels against their twins, goldens and properties.
+
+mod sampling;

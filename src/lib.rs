@@ -1,6 +1,7 @@
 //! Text to video on any GPU.
 
 pub mod error;
+pub mod sampling;
 pub mod tensor;
 pub mod weights;
 
