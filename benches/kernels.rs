@@ -1,1 +1,3 @@
+//! Benches of every kernel on its cases.
+
 fn main() {}

@@ -1,3 +1,5 @@
 //! Kernels against their twins, goldens and properties.
 
+mod device;
+mod kernels;
 mod sampling;

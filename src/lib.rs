@@ -1,6 +1,10 @@
 //! Text to video on any GPU.
 
 pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernels;
+pub mod ops;
 pub mod sampling;
 pub mod tensor;
 pub mod weights;

@@ -1,0 +1,11 @@
+//! The device: adapters, buffers, pipelines, programs. The only place that names `wgpu`.
+
+mod device;
+mod pipeline;
+mod probe;
+mod program;
+mod tensor;
+
+pub use device::{AdapterSummary, Gpu, GpuOptions, adapters};
+pub use program::{Guarded, Program, StepTime};
+pub use tensor::Tensor;

@@ -1,0 +1,14 @@
+//! The handwritten kernels: one file each with descriptor, [`Var`](crate::graph::Var) method and cases; the shader of
+//! the same name under `shaders/`, the plain-loop twin under [`twins`].
+//!
+//! Letters in shapes: B batch, L query tokens, S key tokens, N heads, D head dim, C channels, T/H/W frames, rows and
+//! columns, K taps or the summed dimension, R rows of a table that is repeated over the rows of a tensor.
+
+mod case;
+pub mod pointwise;
+pub mod twins;
+
+pub use case::{Case, CaseInput, Fill, Op, Tolerance};
+
+/// Every kernel with its cases: tests, benches, `ops list` and the profile follow from it.
+pub const ALL: &[Op] = &[pointwise::ADD, pointwise::MUL, pointwise::ACTIVATE];

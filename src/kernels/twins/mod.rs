@@ -1,0 +1,3 @@
+//! Every kernel again in plain loops with `f64` sums: the truth that devices are held to, itself held to PyTorch's.
+
+pub mod pointwise;
