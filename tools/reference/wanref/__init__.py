@@ -2,8 +2,9 @@
 
 from importlib import import_module
 
-# In the order in which they are made: `runs`, `transformer`, `umt5` and `vae` load what `pipelines` wrote.
-PARTS = ("noise", "samplers", "clean")
+# In the order in which they are made. The parts after `pipelines` load the folders that it writes.
+INDEPENDENT = ("noise", "samplers", "clean")
+PARTS = (*INDEPENDENT, "pipelines", "sensitivity", "transformer", "umt5", "vae", "runs")
 
 
 def make_part(part: str, store) -> None:

@@ -1,0 +1,72 @@
+"""The shapes of the small pipelines. Odd numbers on purpose: what works for these does not lean on powers of two."""
+
+from dataclasses import dataclass
+
+import torch
+
+SEED = 1000  # of the weights; pipeline NAME uses SEED + ord(NAME) and on
+
+
+@dataclass(frozen=True)
+class Config:
+    """One pipeline folder: what its parts are built from, and how its weights are scaled and saved."""
+
+    name: str
+    transformer: dict
+    text: dict
+    vae: dict
+    tokenizer: str  # "unigram-t5", "unigram" or "bpe"
+    vocab: int
+    sampler: str  # the folder's scheduler: "unipc" or "euler"
+    shift: float
+    dtype: torch.dtype  # of the saved weights
+    shard: str | None = None  # the largest shard of transformer and text encoder
+    contrast: float = 1.0  # of the frames: scales the last convolution so that they fill 0..1 with little clamped
+
+
+CONFIGS = {
+    config.name: config
+    for config in (
+        Config(
+            name="a",
+            transformer=dict(num_attention_heads=2, attention_head_dim=16, num_layers=2, ffn_dim=64, text_dim=32, freq_dim=256),
+            text=dict(d_model=32, num_heads=4, d_kv=8, d_ff=64, num_layers=2),
+            vae=dict(base_dim=3, num_res_blocks=2),
+            tokenizer="unigram-t5",
+            vocab=320,
+            sampler="unipc",
+            shift=3.0,
+            dtype=torch.float32,
+            contrast=2.0,
+        ),
+        Config(
+            name="b",
+            transformer=dict(num_attention_heads=3, attention_head_dim=20, num_layers=3, ffn_dim=104, text_dim=40, freq_dim=64),
+            text=dict(d_model=40, num_heads=3, d_kv=12, d_ff=72, num_layers=3),
+            vae=dict(base_dim=6, num_res_blocks=1),
+            tokenizer="unigram",
+            vocab=400,
+            sampler="unipc",
+            shift=5.0,
+            dtype=torch.bfloat16,
+            contrast=1.6,
+            shard="80KB",
+        ),
+        Config(
+            name="c",
+            transformer=dict(
+                num_attention_heads=5, attention_head_dim=12, num_layers=2, ffn_dim=52, text_dim=24, freq_dim=50, in_channels=6, out_channels=6
+            ),
+            text=dict(
+                d_model=24, num_heads=5, d_kv=6, d_ff=52, num_layers=2, relative_attention_num_buckets=16, relative_attention_max_distance=64
+            ),
+            vae=dict(base_dim=5, num_res_blocks=1, z_dim=6, dim_mult=[1, 2, 3, 4], temperal_downsample=[True, True, False]),
+            tokenizer="bpe",
+            vocab=420,
+            sampler="euler",
+            shift=8.0,
+            dtype=torch.float16,
+            contrast=0.7,
+        ),
+    )
+}
