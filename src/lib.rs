@@ -4,6 +4,7 @@ pub mod error;
 pub mod gpu;
 pub mod graph;
 pub mod kernels;
+pub mod media;
 pub mod ops;
 pub mod sampling;
 pub mod tensor;
