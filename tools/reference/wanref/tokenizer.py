@@ -1,6 +1,7 @@
 """Tiny tokenizers with T5's special tokens: pad 0, </s> 1 (appended), <unk> 2."""
 
-import json
+import math
+from collections import Counter
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Tokenizer
@@ -30,7 +31,9 @@ A Robot Paints The Sky (in oil) - "fine art" & <b>bold</b>?
 
 
 def build(kind: str, vocab: int):
-    """A transformers tokenizer of one of three kinds, trained on LINES."""
+    """A transformers tokenizer of one of three kinds, with at most `vocab` pieces out of LINES."""
+    if kind == "unigram-t5":
+        return T5Tokenizer(vocab=unigram_pieces(vocab), extra_ids=0, model_max_length=512)
     if kind == "bpe":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,21 +41,29 @@ def build(kind: str, vocab: int):
         trainer = trainers.BpeTrainer(
             vocab_size=vocab, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
         )
+        tokenizer.train_from_iterator(LINES, trainer)
     else:
-        tokenizer = Tokenizer(models.Unigram())
+        tokenizer = Tokenizer(models.Unigram(unigram_pieces(vocab), unk_id=2, byte_fallback=False))
+        tokenizer.add_special_tokens(SPECIAL)
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
         tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-        trainer = trainers.UnigramTrainer(vocab_size=vocab, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(LINES, trainer)
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    if kind == "unigram-t5":
-        pieces = [tuple(piece) for piece in unigram_pieces(tokenizer)]
-        return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **special)
 
 
-def unigram_pieces(tokenizer: Tokenizer) -> list:
-    """The trained pieces with their scores."""
-    return json.loads(tokenizer.to_str())["model"]["vocab"]
+def unigram_pieces(vocab: int) -> list[tuple[str, float]]:
+    """Pieces with log probabilities: the commonest characters, then the substrings of words that save most. (The library's own
+    Unigram trainer gives another vocabulary on every run.)"""
+    counts = Counter()
+    for line in LINES:
+        for word in ("▁" + word for word in line.split()):
+            counts.update(word[i:j] for i in range(len(word)) for j in range(i + 1, min(i + 9, len(word) + 1)))
+    characters = sorted((piece for piece in counts if len(piece) == 1), key=lambda piece: (-counts[piece], piece))
+    longer = [piece for piece in counts if len(piece) > 1 and counts[piece] > 1]
+    longer.sort(key=lambda piece: (-counts[piece] * (len(piece) - 1), piece))
+    chosen = characters[: vocab * 2 // 3]
+    chosen += longer[: vocab - len(SPECIAL) - len(chosen)]
+    total = sum(counts[piece] for piece in chosen)
+    return [(piece, 0.0) for piece in SPECIAL] + [(piece, round(math.log(counts[piece] / total), 4)) for piece in chosen]
