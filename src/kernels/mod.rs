@@ -5,10 +5,11 @@
 //! columns, K taps or the summed dimension, R rows of a table that is repeated over the rows of a tensor.
 
 mod case;
+pub mod matmul;
 pub mod pointwise;
 pub mod twins;
 
 pub use case::{Case, CaseInput, Fill, Op, Tolerance};
 
 /// Every kernel with its cases: tests, benches, `ops list` and the profile follow from it.
-pub const ALL: &[Op] = &[pointwise::ADD, pointwise::MUL, pointwise::ACTIVATE];
+pub const ALL: &[Op] = &[matmul::MATMUL, pointwise::ADD, pointwise::MUL, pointwise::ACTIVATE];

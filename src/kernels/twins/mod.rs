@@ -1,3 +1,4 @@
 //! Every kernel again in plain loops with `f64` sums: the truth that devices are held to, itself held to PyTorch's.
 
+pub mod matmul;
 pub mod pointwise;
