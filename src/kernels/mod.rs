@@ -4,12 +4,15 @@
 //! Letters in shapes: B batch, L query tokens, S key tokens, N heads, D head dim, C channels, T/H/W frames, rows and
 //! columns, K taps or the summed dimension, R rows of a table that is repeated over the rows of a tensor.
 
+pub mod attention;
 mod case;
 pub mod matmul;
 pub mod pointwise;
+pub mod rope;
 pub mod twins;
 
 pub use case::{Case, CaseInput, Fill, Op, Tolerance};
 
 /// Every kernel with its cases: tests, benches, `ops list` and the profile follow from it.
-pub const ALL: &[Op] = &[matmul::MATMUL, pointwise::ADD, pointwise::MUL, pointwise::ACTIVATE];
+pub const ALL: &[Op] =
+    &[matmul::MATMUL, pointwise::ADD, pointwise::MUL, pointwise::ACTIVATE, attention::ATTENTION, rope::ROPE];
