@@ -72,6 +72,7 @@ pub struct Shader {
 
 /// Pieces that templates include or import, by path under `shaders/`.
 const LIBRARY: &[(&str, &str)] = &[
+    ("conv/operands.wgsl", include_str!("../../shaders/conv/operands.wgsl")),
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
     ("lib/reduce.wgsl", include_str!("../../shaders/lib/reduce.wgsl")),

@@ -6,13 +6,28 @@
 
 pub mod attention;
 mod case;
+pub mod conv3d;
 pub mod matmul;
+pub mod patch_embed;
 pub mod pointwise;
 pub mod rope;
+pub mod to_rgb8;
 pub mod twins;
+pub mod unpatchify;
+mod window;
 
 pub use case::{Case, CaseInput, Fill, Op, Tolerance};
 
 /// Every kernel with its cases: tests, benches, `ops list` and the profile follow from it.
-pub const ALL: &[Op] =
-    &[matmul::MATMUL, pointwise::ADD, pointwise::MUL, pointwise::ACTIVATE, attention::ATTENTION, rope::ROPE];
+pub const ALL: &[Op] = &[
+    matmul::MATMUL,
+    pointwise::ADD,
+    pointwise::MUL,
+    pointwise::ACTIVATE,
+    attention::ATTENTION,
+    rope::ROPE,
+    conv3d::CONV3D,
+    patch_embed::PATCH_EMBED,
+    unpatchify::UNPATCHIFY,
+    to_rgb8::TO_RGB8,
+];
