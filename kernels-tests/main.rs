@@ -3,3 +3,4 @@
 mod device;
 mod kernels;
 mod sampling;
+mod text;

@@ -8,6 +8,7 @@ pub mod media;
 pub mod ops;
 pub mod sampling;
 pub mod tensor;
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,10 @@
+//! From a prompt to token ids, as the reference's pipeline does it.
+
+mod clean;
+mod codepages;
+mod html;
+mod mojibake;
+mod tokenizer;
+
+pub use clean::prompt_clean;
+pub use tokenizer::{MAX_TOKENS, Tokenizer};
