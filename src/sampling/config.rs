@@ -117,8 +117,6 @@ pub struct SamplerConfig {
     pub solver_type: SolverType,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// Whether UniPC works on predicted samples (else on predicted noise).
-    pub predict_x0: bool,
     /// Whether the order falls towards the last step.
     pub lower_order_final: bool,
     /// Steps after which the corrector of UniPC is left out.
@@ -143,7 +141,6 @@ impl SamplerConfig {
             solver_order: 2,
             solver_type: SolverType::Bh2,
             prediction: Prediction::Flow,
-            predict_x0: true,
             lower_order_final: true,
             disable_corrector: Vec::new(),
             final_sigma: FinalSigma::Zero,
@@ -218,7 +215,10 @@ impl SamplerConfig {
             // The reference takes the names of other solvers for `bh2`.
             _ => SolverType::Bh2,
         };
-        self.predict_x0 = keys.flag("predict_x0", true)?;
+        if !keys.flag("predict_x0", true)? {
+            let reason = "must be true: predicting noise instead loses all precision where a flow begins";
+            return Err(keys.wrong("predict_x0", reason));
+        }
         let default = if diffusers { "epsilon" } else { "flow_prediction" };
         let known = ["flow_prediction", "epsilon", "sample", "v_prediction"];
         self.prediction = match keys.one_of("prediction_type", default, &known)? {
@@ -229,9 +229,6 @@ impl SamplerConfig {
         };
         if !diffusers && self.prediction != Prediction::Flow {
             return Err(keys.wrong("prediction_type", "must be `flow_prediction` for this class"));
-        }
-        if !self.predict_x0 && self.prediction == Prediction::Flow {
-            return Err(keys.wrong("predict_x0", "must be true with `flow_prediction`, as in the reference"));
         }
         self.lower_order_final = keys.flag("lower_order_final", true)?;
         self.disable_corrector = keys.indices("disable_corrector")?;

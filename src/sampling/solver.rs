@@ -14,7 +14,7 @@ pub enum Slot {
     Velocity,
     /// UniPC: the corrected sample that the last prediction started from.
     Last,
-    /// UniPC: an answer of the model as a predicted x0 (or noise); step i writes number `i % (order + 1)`.
+    /// UniPC: an answer of the model as a predicted x0; step i writes number `i % (order + 1)`.
     Model(usize),
 }
 
@@ -99,11 +99,6 @@ impl Solver {
                     let reason = format!("UniPC of order {order} is not supported; take 1 to {MAX_ORDER}");
                     return Err(Error::request("--sampler", reason));
                 }
-                if !config.predict_x0 && config.final_sigma == FinalSigma::Zero {
-                    let reason = "with `predict_x0` off UniPC cannot end at noise level zero; set \
-                                  `final_sigmas_type` to `sigma_min`";
-                    return Err(Error::request("--sampler", reason));
-                }
                 if !config.lower_order_final && config.final_sigma == FinalSigma::Zero && order.min(steps) > 1 {
                     let reason = "with `lower_order_final` off UniPC cannot end at noise level zero: its last step \
                                   would be infinite; set it to true, or `final_sigmas_type` to `sigma_min`";
@@ -185,19 +180,14 @@ impl UniPc<'_> {
         if self.config.lower_order_final { order.min(steps - i) } else { order }
     }
 
-    /// x0 (or the noise) from the sample and the model's answer at noise level sigma.
+    /// x0 from the sample and the model's answer at noise level sigma.
     fn convert(&self, sigma: f32) -> [(Slot, f32); 2] {
         let alpha = 1.0 - sigma;
-        let (x, v) = match (self.config.predict_x0, self.config.prediction) {
-            (true, Prediction::Flow) => (1.0, -sigma),
-            (true, Prediction::Epsilon) => (1.0 / alpha, -sigma / alpha),
-            (true, Prediction::Sample) => (0.0, 1.0),
-            (true, Prediction::V) => (alpha, -sigma),
-            (false, Prediction::Epsilon) => (0.0, 1.0),
-            (false, Prediction::Sample) => (1.0 / sigma, -alpha / sigma),
-            (false, Prediction::V) => (sigma, alpha),
-            // Noise from a velocity, which the reference refuses (and so do the settings' readers): x + alpha v.
-            (false, Prediction::Flow) => (1.0, alpha),
+        let (x, v) = match self.config.prediction {
+            Prediction::Flow => (1.0, -sigma),
+            Prediction::Epsilon => (1.0 / alpha, -sigma / alpha),
+            Prediction::Sample => (0.0, 1.0),
+            Prediction::V => (alpha, -sigma),
         };
         [(Slot::Sample, x), (Slot::Velocity, v)]
     }
@@ -205,12 +195,12 @@ impl UniPc<'_> {
     /// UniP from level `i` to the next, starting at [`Slot::Last`]; or UniC, which repeats it knowing the answer there.
     ///
     /// With h the difference in lambda = ln(alpha / sigma), r_k = (lambda_{i-k} - lambda_i) / h and
-    /// D_k = (m_{i-k} - m_i) / r_k (equations 3 to 9 and appendix of the paper):
+    /// D_k = (m_{i-k} - m_i) / r_k:
     /// `x' = (sigma' / sigma) x - alpha' (e^-h - 1) m_i - alpha' B(h) sum_k rho_k D_k`.
     fn update(&self, i: usize, order: usize, correct: bool) -> Vec<(Slot, f32)> {
         let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
         let h = lambda(to) - lambda(from);
-        let hh = if self.config.predict_x0 { -h } else { h };
+        let hh = -h;
         let growth = expm1(hh);
         let b_h = match self.config.solver_type {
             SolverType::Bh1 => hh,
@@ -219,10 +209,9 @@ impl UniPc<'_> {
         let mut ratios: Vec<f32> = (1..order).map(|k| (lambda(self.sigmas[i - k]) - lambda(from)) / h).collect();
         ratios.push(1.0);
         let rho = if correct { corrector(&ratios, hh, b_h) } else { predictor(&ratios, hh, b_h) };
-        let (alpha, alpha_from) = (1.0 - to, 1.0 - from);
-        let (keep, factor) = if self.config.predict_x0 { (to / from, alpha) } else { (alpha / alpha_from, to) };
-        let scale = f64::from(factor * b_h);
-        let mut newest = -f64::from(factor * growth);
+        let alpha = 1.0 - to;
+        let scale = f64::from(alpha * b_h);
+        let mut newest = -f64::from(alpha * growth);
         let mut terms = Vec::with_capacity(MAX_TERMS);
         for (k, (&rho, &ratio)) in rho.iter().zip(&ratios).enumerate() {
             let weight = -scale * rho / f64::from(ratio);
@@ -232,7 +221,7 @@ impl UniPc<'_> {
             terms.push((slot, weight as f32));
         }
         terms.push((self.model(i), newest as f32));
-        terms.push((Slot::Last, keep));
+        terms.push((Slot::Last, to / from));
         terms
     }
 }
@@ -291,6 +280,8 @@ fn solve(ratios: &[f32], hh: f32, b_h: f32) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn config(sampler: Sampler, order: usize) -> SamplerConfig {
@@ -376,7 +367,50 @@ mod tests {
         let close = SamplerConfig { shift: 1000.0, ..config(Sampler::UniPcWan, 2) };
         assert!(Solver::new(&close, 1000).is_ok());
         assert!(Solver::new(&SamplerConfig { solver_order: 4, ..close }, 5).is_err());
-        let noise = SamplerConfig { predict_x0: false, prediction: Prediction::Epsilon, ..config(Sampler::UniPc, 2) };
-        assert!(Solver::new(&noise, 5).is_err());
+    }
+
+    /// `v = 0.3 cos(t / 300) x + b` from x = (0.7, -1.2) in 6 steps, by the schedulers of diffusers 0.42.
+    #[test]
+    fn every_setting_that_is_honoured_does_what_diffusers_does() {
+        let unipc = r#""_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": true,
+            "prediction_type": "flow_prediction""#;
+        let euler = r#""_class_name": "FlowMatchEulerDiscreteScheduler""#;
+        let cases = [
+            (unipc, r#""solver_order": 3"#, [0.701333225, -1.29730153]),
+            (unipc, r#""solver_order": 1, "flow_shift": 5.0"#, [0.805146694, -1.48340511]),
+            (
+                unipc,
+                r#""solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min""#,
+                [0.738617599, -1.35133731],
+            ),
+            (unipc, r#""lower_order_final": false, "final_sigmas_type": "sigma_min""#, [0.745451748, -1.36033368]),
+            (unipc, r#""disable_corrector": [0, 2]"#, [0.710741758, -1.31383526]),
+            (unipc, r#""shift_terminal": 0.1, "flow_shift": 3.0"#, [0.68773514, -1.27522993]),
+            (unipc, r#""num_train_timesteps": 500"#, [0.58279562, -1.0882014]),
+            (unipc, r#""prediction_type": "sample""#, [0.0334260091, 0.0658547878]),
+            (unipc, r#""prediction_type": "v_prediction""#, [0.253857404, -0.495079458]),
+            (unipc, r#""prediction_type": "epsilon", "final_sigmas_type": "sigma_min""#, [913144.688, -1666148.75]),
+            (euler, r#""shift": 3.0, "shift_terminal": 0.1"#, [0.777987838, -1.43355107]),
+            (euler, r#""shift": 2.0, "invert_sigmas": true"#, [0.738574684, -1.16851902]),
+            (euler, r#""shift": 5.0, "use_karras_sigmas": true"#, [0.758225501, -1.39544034]),
+            (euler, r#""shift": 5.0, "use_exponential_sigmas": true"#, [0.76372081, -1.40449452]),
+            (euler, r#""num_train_timesteps": 200"#, [0.529532135, -0.99689889]),
+        ];
+        for (class, settings, expected) in cases {
+            let json = format!("{{{class}, {settings}}}");
+            let config = SamplerConfig::from_json(Path::new("scheduler_config.json"), json.as_bytes()).expect("valid");
+            let solver = Solver::new(&config, 6).expect("usable");
+            let mut buffers = BTreeMap::from([(Slot::Sample, vec![0.7, -1.2])]);
+            for (step, &t) in solver.steps().iter().zip(&solver.schedule().timesteps) {
+                let a = (0.3 * (f64::from(t) / 300.0).cos()) as f32;
+                let velocity = buffers[&Slot::Sample].iter().zip([0.0, 0.1]).map(|(x, b)| a * x + b).collect();
+                buffers.insert(Slot::Velocity, velocity);
+                step.apply(&mut buffers).expect("all buffers are there");
+            }
+            for (got, expected) in buffers[&Slot::Sample].iter().zip(expected) {
+                let error = (f64::from(*got) - expected).abs() / expected.abs();
+                assert!(error < 1e-5, "{settings}: {got}, not {expected}");
+            }
+        }
     }
 }
