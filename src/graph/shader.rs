@@ -76,6 +76,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
     ("lib/reduce.wgsl", include_str!("../../shaders/lib/reduce.wgsl")),
+    ("lib/rows.wgsl", include_str!("../../shaders/lib/rows.wgsl")),
     ("lib/storage.wgsl", include_str!("../../shaders/lib/storage.wgsl")),
     ("matmul/operands.wgsl", include_str!("../../shaders/matmul/operands.wgsl")),
 ];

@@ -6,8 +6,12 @@
 
 pub mod attention;
 mod case;
+pub mod combine;
 pub mod conv3d;
+pub mod embed;
+pub mod layout;
 pub mod matmul;
+pub mod norm;
 pub mod patch_embed;
 pub mod pointwise;
 pub mod rope;
@@ -30,4 +34,12 @@ pub const ALL: &[Op] = &[
     patch_embed::PATCH_EMBED,
     unpatchify::UNPATCHIFY,
     to_rgb8::TO_RGB8,
+    combine::LINEAR_COMBINATION,
+    embed::EMBEDDING,
+    embed::SINUSOID,
+    layout::CONCAT,
+    layout::PERMUTE,
+    norm::LAYER_NORM,
+    norm::RMS_NORM,
+    norm::L2_NORM,
 ];
