@@ -16,6 +16,7 @@ struct Lane {
     index: u32,      // in the workgroup
     subgroup: u32,   // which subgroup of the workgroup it is in, and of how many
     subgroups: u32,
+    in_subgroup: u32,
 }
 
 fn row_sum(value: ${SUM}, lane: Lane, slot: u32) -> ${SUM} {
@@ -31,7 +32,7 @@ fn row_sum(value: ${SUM}, lane: Lane, slot: u32) -> ${SUM} {
     return total;
     //# elif REDUCE == "subgroup"
     let part = subgroupAdd(value);
-    if (subgroupElect()) {
+    if (lane.in_subgroup == 0u) {
         row_scratch[slot * ${WIDTH // 4}u + lane.subgroup] = part;
     }
     workgroupBarrier();

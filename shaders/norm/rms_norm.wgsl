@@ -29,12 +29,13 @@ fn main(
     //# if REDUCE == "subgroup"
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
     //# endif
 ) {
     //# if REDUCE == "subgroup"
-    let lane = Lane(index, subgroup, subgroups);
+    let lane = Lane(index, subgroup, subgroups, in_subgroup);
     //# else
-    let lane = Lane(index, 0u, 1u);
+    let lane = Lane(index, 0u, 1u, 0u);
     //# endif
     let row = linear_group(wid, groups) * ${WIDTH // GROUP}u + index / ${GROUP}u;
     let first = index % ${GROUP}u;
