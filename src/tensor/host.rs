@@ -99,6 +99,19 @@ impl HostTensor {
         (shape.count() == self.shape.count()).then(|| Self { shape, ..self.clone() })
     }
 
+    /// Indices `range` of the outermost dimension, over the same bytes; `None` when there are none such.
+    pub fn rows(&self, range: Range<usize>) -> Option<Self> {
+        let mut dims = self.shape.dims().to_vec();
+        let first = dims.first_mut()?;
+        if range.start > range.end || range.end > *first {
+            return None;
+        }
+        let row = self.shape.count() / (*first).max(1) * self.dtype.size();
+        *first = range.len();
+        let bytes = self.bytes.slice(range.start * row..range.end * row)?;
+        Self::from_bytes(dims.as_slice(), self.dtype, bytes)
+    }
+
     /// Elements as `f32` (integers are converted by value).
     pub fn to_f32(&self) -> Vec<f32> {
         self.map(|v| v, |v| v as f32)

@@ -39,6 +39,20 @@ impl Weight {
         Self(Arc::new(Inner { id: NEXT.fetch_add(1, Ordering::Relaxed), name, shape, dtype, value }))
     }
 
+    /// The i-th of `parts` equal parts along the outermost dimension, as a weight of its own over the same bytes.
+    pub fn part(&self, i: usize, parts: usize) -> Self {
+        let name = format!("{}[{i}/{parts}]", self.name());
+        let mut dims = self.shape().dims().to_vec();
+        let rows = dims.first().map_or(0, |rows| rows / parts.max(1));
+        if let Some(first) = dims.first_mut() {
+            *first = rows;
+        }
+        match self.value().rows(i * rows..(i + 1) * rows) {
+            Some(value) if !self.is_placeholder() => Self::new(name, value),
+            _ => Self::placeholder(name, dims.as_slice(), self.dtype()),
+        }
+    }
+
     /// A number that no other weight of this process has; clones share it.
     pub fn id(&self) -> u64 {
         self.0.id

@@ -1,0 +1,5 @@
+//! The networks, one file each; they read like the papers and know nothing of devices.
+
+pub mod umt5;
+pub mod wan_transformer;
+pub mod wan_vae;

@@ -1,0 +1,276 @@
+//! The Wan diffusion transformer: `WanTransformer3DModel` of diffusers' `models/transformers/transformer_wan.py`
+//! (Wan, arXiv:2503.20314; DiT, arXiv:2212.09748).
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Var};
+use crate::kernels::embed::sinusoid_frequencies;
+use crate::kernels::pointwise::Activation;
+use crate::nn::{Attention, KeyValue, LayerNorm, Linear, Rope, rope_tables};
+use crate::tensor::{DType, HostTensor, Weight};
+use crate::weights::{Archive, Config, Scope};
+
+/// What the transformer's constructor needs beyond the shapes of its tensors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WanTransformerConfig {
+    /// Attention heads.
+    pub heads: usize,
+    /// Frames, rows and columns of a patch.
+    pub patch: [usize; 3],
+    /// Features of the sinusoidal time embedding.
+    pub freq_dim: usize,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// Tokens that one axis may have.
+    pub rope_max_seq_len: usize,
+}
+
+impl WanTransformerConfig {
+    /// Reads `config.json` of a diffusers folder.
+    ///
+    /// # Errors
+    /// When a key is missing, absurd, or asks for what is not supported.
+    pub fn read(config: &Config) -> Result<Self> {
+        let patch: [usize; 3] = config.get_or("patch_size", [1, 2, 2])?;
+        if patch.iter().any(|&p| p == 0 || p > 16) {
+            return Err(config.error("patch_size", format!("{patch:?} is not a patch")));
+        }
+        for key in ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len"] {
+            if config.get_optional::<usize>(key)?.is_some() {
+                let reason = "this is an image-to-video transformer, which is not supported yet; use a text-to-video one";
+                return Err(config.error(key, reason));
+            }
+        }
+        if let Some(norm) = config.get_optional::<String>("qk_norm")?
+            && norm != "rms_norm_across_heads"
+        {
+            return Err(config.error("qk_norm", format!("`{norm}` is not supported, only `rms_norm_across_heads`")));
+        }
+        let freq_dim = config.get_or("freq_dim", 256)?;
+        if freq_dim == 0 || freq_dim % 2 != 0 || freq_dim > 1 << 16 {
+            return Err(config.error("freq_dim", format!("{freq_dim} is not a positive even number")));
+        }
+        Ok(Self {
+            heads: config.get_in("num_attention_heads", 1..=1024)?,
+            patch,
+            freq_dim,
+            eps: config.get_or("eps", 1e-6)?,
+            rope_max_seq_len: config.get_or("rope_max_seq_len", 1024)?,
+        })
+    }
+}
+
+/// The transformer: latents, a timestep and a text in, a velocity out.
+#[derive(Clone, Debug)]
+pub struct WanTransformer {
+    config: WanTransformerConfig,
+    patch_weight: Weight,
+    patch_bias: Weight,
+    time_in: Linear,
+    time_out: Linear,
+    time_proj: Linear,
+    text_in: Linear,
+    text_out: Linear,
+    blocks: Vec<Block>,
+    proj_out: Linear,
+    table: Weight,
+    dim: usize,
+    in_channels: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    attn1: Attention,
+    attn2: Attention,
+    /// None when `cross_attn_norm` is off.
+    norm2: Option<LayerNorm>,
+    ffn_in: Linear,
+    ffn_out: Linear,
+    /// \[6, C\]
+    table: Weight,
+    eps: f32,
+}
+
+/// The text as every block attends to it, and the bias of its keys.
+#[derive(Clone, Debug)]
+pub struct TextContext<'g> {
+    /// Keys and values of each block.
+    pub blocks: Vec<KeyValue<'g>>,
+    /// \[B, S\]: 0 for tokens, ln n for one row that stands for n rows of padding, very negative for rows not there.
+    pub key_bias: Var<'g>,
+}
+
+impl WanTransformer {
+    /// Opens the `transformer` folder of a diffusers pipeline.
+    ///
+    /// # Errors
+    /// When files are missing or broken, or tensors missing, extra or of the wrong shape.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = WanTransformerConfig::read(&Config::open(folder.join("config.json"))?)?;
+        Self::load(&Archive::open(folder, "diffusion_pytorch_model")?, config)
+    }
+
+    /// Builds it from its tensors, whose shapes give every dimension that `config` does not.
+    ///
+    /// # Errors
+    /// When tensors are missing, extra or of the wrong shape.
+    pub fn load(archive: &Archive, config: WanTransformerConfig) -> Result<Self> {
+        let scope = Scope::new(archive);
+        let [dim, in_channels, pt, ph, pw] = scope.dims("patch_embedding.weight");
+        if !scope.failed() && ([pt, ph, pw] != config.patch || dim % config.heads != 0 || (dim / config.heads) % 2 != 0) {
+            let reason = format!(
+                "patches {:?} and {dim} features do not fit config.json, which has patches {:?} and {} heads of an even size",
+                [pt, ph, pw], config.patch, config.heads
+            );
+            return Err(Error::tensor(archive.path(), "patch_embedding.weight", reason));
+        }
+        let embedder = scope.at("condition_embedder");
+        let blocks = (0..scope.count("blocks")).map(|i| Block::load(&scope.at("blocks").at(i), dim, &config)).collect();
+        let model = Self {
+            patch_weight: scope.flattened("patch_embedding.weight", [dim, in_channels, pt, ph, pw]),
+            patch_bias: scope.vector("patch_embedding.bias", [dim]),
+            time_in: Linear::load_sized(&embedder.at("time_embedder.linear_1"), dim, config.freq_dim),
+            time_out: Linear::load_sized(&embedder.at("time_embedder.linear_2"), dim, dim),
+            time_proj: Linear::load_sized(&embedder.at("time_proj"), 6 * dim, dim),
+            text_in: Linear::load(&embedder.at("text_embedder.linear_1")),
+            text_out: Linear::load_sized(&embedder.at("text_embedder.linear_2"), dim, dim),
+            blocks,
+            proj_out: Linear::load(&scope.at("proj_out")),
+            table: scope.vector("scale_shift_table", [2, dim]),
+            dim,
+            in_channels,
+            config,
+        };
+        scope.ignore("rope");
+        scope.finish()?;
+        Ok(model)
+    }
+
+    /// Channels of the latents it takes.
+    pub fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    /// Channels of the velocity it gives.
+    pub fn out_channels(&self) -> usize {
+        self.proj_out.outputs() / self.config.patch.iter().product::<usize>()
+    }
+
+    /// Features of the text states it takes.
+    pub fn text_dim(&self) -> usize {
+        self.text_in.inputs()
+    }
+
+    /// How many blocks it has.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Frames, rows and columns of a patch.
+    pub fn patch(&self) -> [usize; 3] {
+        self.config.patch
+    }
+
+    /// Tokens that one axis may have.
+    pub fn longest_axis(&self) -> usize {
+        self.config.rope_max_seq_len
+    }
+
+    /// Features of a token.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Text states \[B, S, E\] -> keys and values of every block, in `compute` precision.
+    #[track_caller]
+    pub fn text_context<'g>(&self, states: Var<'g>, compute: DType) -> Vec<KeyValue<'g>> {
+        let hidden = self.text_in.activate(states, Activation::GeluTanh);
+        let text = self.text_out.apply(hidden).cast(compute);
+        self.blocks.iter().map(|block| block.attn2.key_value(text)).collect()
+    }
+
+    /// The velocity \[B, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], for the B texts of `context`.
+    ///
+    /// R is 1, or the number of tokens when each has its own timestep. Matrix products and attention run in `compute`;
+    /// norms, modulation, gated residuals and the time embedding in f32.
+    #[track_caller]
+    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, context: &TextContext<'g>, compute: DType) -> Var<'g> {
+        let graph = latents.graph();
+        let shape = latents.shape();
+        let grid: [usize; 3] = std::array::from_fn(|axis| shape[axis + 2] / self.config.patch[axis]);
+        let rope = self.rope(graph, grid);
+        let batch = context.key_bias.shape()[0];
+
+        let (time, modulation) = self.embed_time(time);
+        let weight = graph.weight(&self.patch_weight);
+        let mut x = latents.patch_embed(weight, graph.weight(&self.patch_bias), self.config.patch, batch);
+        for (i, (block, text)) in self.blocks.iter().zip(&context.blocks).enumerate() {
+            let _scope = graph.scope(format_args!("blocks.{i}"));
+            x = block.forward(x, modulation, rope, *text, context.key_bias, compute);
+        }
+        let [shift, scale] = add_table::<2>(graph.weight(&self.table), time);
+        let x = self.proj_out.apply(x.ada_norm(shift, scale, self.config.eps, DType::F32));
+        x.unpatchify(grid, self.config.patch)
+    }
+
+    /// Timesteps \[R\] -> the time embedding \[R, C\] and the blocks' modulation \[R, 6 C\].
+    fn embed_time<'g>(&self, time: Var<'g>) -> (Var<'g>, Var<'g>) {
+        let graph = time.graph();
+        let frequencies = sinusoid_frequencies(self.config.freq_dim);
+        let frequencies = graph.constant(HostTensor::from_f32([frequencies.len()], &frequencies));
+        let hidden = self.time_in.activate(time.sinusoid(frequencies), Activation::Silu);
+        let time = self.time_out.apply(hidden);
+        (time, self.time_proj.apply(time.activate(Activation::Silu)))
+    }
+
+    fn rope<'g>(&self, graph: &'g Graph, grid: [usize; 3]) -> Rope<'g> {
+        let (cos, sin) = rope_tables(grid, self.dim / self.config.heads);
+        Rope { cos: graph.constant(cos), sin: graph.constant(sin) }
+    }
+}
+
+/// table \[P, C\] + rows \[R, C\] or \[R, P C\] -> P tensors \[R, C\].
+fn add_table<'g, const P: usize>(table: Var<'g>, rows: Var<'g>) -> [Var<'g>; P] {
+    let (count, channels) = (rows.shape()[0], table.shape().last());
+    if rows.shape().last() == channels {
+        return table.unstack::<P>().map(|row| rows.add(row));
+    }
+    let sum = rows.add(table.reshape([P * channels])).reshape([count, P, channels]);
+    let by_part = if count == 1 { sum.reshape([P, 1, channels]) } else { sum.permute(&[1, 0, 2]) };
+    by_part.unstack()
+}
+
+impl Block {
+    fn load(scope: &Scope, dim: usize, config: &WanTransformerConfig) -> Self {
+        Self {
+            attn1: Attention::load(&scope.at("attn1"), config.heads, config.eps),
+            attn2: Attention::load(&scope.at("attn2"), config.heads, config.eps),
+            norm2: scope.has("norm2.weight").then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
+            ffn_in: Linear::load(&scope.at("ffn.net.0.proj")),
+            ffn_out: Linear::load(&scope.at("ffn.net.2")),
+            table: scope.vector("scale_shift_table", [6, dim]),
+            eps: config.eps,
+        }
+    }
+
+    /// x \[B, L, C\]; modulation \[R, 6 C\]
+    fn forward<'g>(
+        &self,
+        x: Var<'g>,
+        modulation: Var<'g>,
+        rope: Rope<'g>,
+        text: KeyValue<'g>,
+        key_bias: Var<'g>,
+        compute: DType,
+    ) -> Var<'g> {
+        let table = x.graph().weight(&self.table);
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = add_table(table, modulation);
+        let attended = self.attn1.self_attend(x.ada_norm(shift1, scale1, self.eps, compute), rope);
+        let x = self.attn1.out().gated_add_to(x, gate1, attended);
+        let normed = self.norm2.as_ref().map_or_else(|| x.cast(compute), |norm| norm.apply(x, compute));
+        let x = self.attn2.out().add_to(x, self.attn2.cross_attend(normed, text, key_bias));
+        let hidden = self.ffn_in.activate(x.ada_norm(shift2, scale2, self.eps, compute), Activation::GeluTanh);
+        self.ffn_out.gated_add_to(x, gate2, hidden)
+    }
+}

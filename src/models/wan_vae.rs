@@ -1,0 +1,229 @@
+//! The decoder of Wan's video VAE: `AutoencoderKLWan` of diffusers' `models/autoencoders/autoencoder_kl_wan.py`
+//! (Wan, arXiv:2503.20314, section 4.1). Video is channels-last here: \[T, H, W, C\].
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::graph::Var;
+use crate::kernels::attention::AttentionBias;
+use crate::nn::{CausalConv3d, ChannelNorm, Linear, Stream, UpsampleConv2d};
+use crate::weights::{Archive, Config, Scope};
+
+/// What the VAE's constructor needs beyond the shapes of its tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WanVaeConfig {
+    /// Mean of each latent channel.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each latent channel.
+    pub std: Vec<f32>,
+}
+
+impl WanVaeConfig {
+    /// Reads `config.json` of a diffusers folder.
+    ///
+    /// # Errors
+    /// When a key is missing, absurd, or asks for what is not supported.
+    pub fn read(config: &Config) -> Result<Self> {
+        if config.get_or("is_residual", false)? || config.get_optional::<usize>("patch_size")?.is_some() {
+            return Err(config.error("is_residual", "this is the VAE of Wan 2.2 TI2V-5B, which is not supported yet"));
+        }
+        let (mean, std): (Vec<f32>, Vec<f32>) = (config.get("latents_mean")?, config.get("latents_std")?);
+        if mean.len() != std.len() {
+            return Err(config.error("latents_std", format!("{} values for {} means", std.len(), mean.len())));
+        }
+        if !mean.iter().chain(&std).all(|v| v.is_finite()) {
+            return Err(config.error("latents_mean", "means and deviations must be finite numbers"));
+        }
+        Ok(Self { mean, std })
+    }
+}
+
+/// The decoder, latent frame by latent frame.
+#[derive(Clone, Debug)]
+pub struct WanVaeDecoder {
+    config: WanVaeConfig,
+    post_quant: Linear,
+    conv_in: CausalConv3d,
+    mid_in: ResidualBlock,
+    mid_attention: AttentionBlock,
+    mid_out: ResidualBlock,
+    up_blocks: Vec<UpBlock>,
+    norm_out: ChannelNorm,
+    conv_out: CausalConv3d,
+}
+
+#[derive(Clone, Debug)]
+struct ResidualBlock {
+    norm1: ChannelNorm,
+    conv1: CausalConv3d,
+    norm2: ChannelNorm,
+    conv2: CausalConv3d,
+    shortcut: Option<CausalConv3d>,
+}
+
+/// Attention of each frame's pixels to each other, with one head.
+#[derive(Clone, Debug)]
+struct AttentionBlock {
+    norm: ChannelNorm,
+    qkv: [Linear; 3],
+    proj: Linear,
+}
+
+#[derive(Clone, Debug)]
+struct UpBlock {
+    resnets: Vec<ResidualBlock>,
+    upsampler: Option<Upsampler>,
+}
+
+#[derive(Clone, Debug)]
+struct Upsampler {
+    /// Doubles the number of frames, of all chunks but the first.
+    time_conv: Option<CausalConv3d>,
+    resample: UpsampleConv2d,
+}
+
+impl WanVaeDecoder {
+    /// Opens the `vae` folder of a diffusers pipeline.
+    ///
+    /// # Errors
+    /// When files are missing or broken, or tensors missing, extra or of the wrong shape.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = WanVaeConfig::read(&Config::open(folder.join("config.json"))?)?;
+        Self::load(&Archive::open(folder, "diffusion_pytorch_model")?, config)
+    }
+
+    /// Builds it from its tensors.
+    ///
+    /// # Errors
+    /// When tensors are missing, extra or of the wrong shape.
+    pub fn load(archive: &Archive, config: WanVaeConfig) -> Result<Self> {
+        let scope = Scope::new(archive);
+        let decoder = scope.at("decoder");
+        let mid = decoder.at("mid_block");
+        let up_blocks = decoder.at("up_blocks");
+        let model = Self {
+            post_quant: Linear::load_pointwise(&scope.at("post_quant_conv")),
+            conv_in: CausalConv3d::load(&decoder.at("conv_in")),
+            mid_in: ResidualBlock::load(&mid.at("resnets.0")),
+            mid_attention: AttentionBlock::load(&mid.at("attentions.0")),
+            mid_out: ResidualBlock::load(&mid.at("resnets.1")),
+            up_blocks: (0..decoder.count("up_blocks")).map(|i| UpBlock::load(&up_blocks.at(i))).collect(),
+            norm_out: ChannelNorm::load(&decoder.at("norm_out")),
+            conv_out: CausalConv3d::load(&decoder.at("conv_out")),
+            config,
+        };
+        if !scope.failed() && model.channels() != model.config.mean.len() {
+            let reason = format!("{} channels, but config.json has {} means", model.channels(), model.config.mean.len());
+            scope.fail(crate::Error::tensor(archive.path(), "post_quant_conv.weight", reason));
+        }
+        scope.ignore("encoder");
+        scope.ignore("quant_conv");
+        scope.finish()?;
+        Ok(model)
+    }
+
+    /// Latent channels.
+    pub fn channels(&self) -> usize {
+        self.post_quant.inputs()
+    }
+
+    /// Mean and standard deviation of each latent channel.
+    pub fn config(&self) -> &WanVaeConfig {
+        &self.config
+    }
+
+    /// Rows, and columns, of pixels to one of the latents.
+    pub fn spatial_factor(&self) -> usize {
+        1 << self.up_blocks.iter().filter(|block| block.upsampler.is_some()).count()
+    }
+
+    /// Frames of video to one of the latents, but for the first, which is one frame.
+    pub fn temporal_factor(&self) -> usize {
+        let doubles = |block: &&UpBlock| block.upsampler.as_ref().is_some_and(|up| up.time_conv.is_some());
+        1 << self.up_blocks.iter().filter(doubles).count()
+    }
+
+    /// One latent frame z \[1, h, w, C\], not normalised, -> its frames \[t, H, W, 3\], roughly in -1..1: one for the
+    /// first latent frame, [`temporal_factor`](Self::temporal_factor) for each after it.
+    #[track_caller]
+    pub fn forward<'g>(&self, z: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
+        let x = self.conv_in.apply(self.post_quant.apply(z), None, stream);
+        let x = self.mid_in.forward(x, stream);
+        let x = self.mid_attention.forward(x);
+        let mut x = self.mid_out.forward(x, stream);
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            let _scope = x.graph().scope(format_args!("decoder.up_blocks.{i}"));
+            x = block.forward(x, first, stream);
+        }
+        self.conv_out.apply(self.norm_out.apply_silu(x), None, stream)
+    }
+}
+
+impl ResidualBlock {
+    fn load(scope: &Scope) -> Self {
+        Self {
+            norm1: ChannelNorm::load(&scope.at("norm1")),
+            conv1: CausalConv3d::load(&scope.at("conv1")),
+            norm2: ChannelNorm::load(&scope.at("norm2")),
+            conv2: CausalConv3d::load(&scope.at("conv2")),
+            shortcut: scope.has("conv_shortcut.weight").then(|| CausalConv3d::load(&scope.at("conv_shortcut"))),
+        }
+    }
+
+    fn forward<'g>(&self, x: Var<'g>, stream: &Stream<'g>) -> Var<'g> {
+        let residual = self.shortcut.as_ref().map_or(x, |conv| conv.apply(x, None, stream));
+        let x = self.conv1.apply(self.norm1.apply_silu(x), None, stream);
+        self.conv2.apply(self.norm2.apply_silu(x), Some(residual), stream)
+    }
+}
+
+impl AttentionBlock {
+    fn load(scope: &Scope) -> Self {
+        Self {
+            norm: ChannelNorm::load(&scope.at("norm")),
+            qkv: Linear::load_pointwise(&scope.at("to_qkv")).split(),
+            proj: Linear::load_pointwise(&scope.at("proj")),
+        }
+    }
+
+    fn forward<'g>(&self, x: Var<'g>) -> Var<'g> {
+        let shape = x.shape();
+        let channels = shape.last();
+        let normed = self.norm.apply(x).reshape([shape[0], shape[1] * shape[2], channels]);
+        let [q, k, v] = self.qkv.each_ref().map(|linear| linear.apply(normed));
+        let scale = 1.0 / (channels as f32).sqrt();
+        let attended = q.attention(k, v, 1, scale, AttentionBias::default());
+        self.proj.add_to(x.reshape(attended.shape()), attended).reshape(shape)
+    }
+}
+
+impl UpBlock {
+    fn load(scope: &Scope) -> Self {
+        let resnets = scope.at("resnets");
+        let upsampler = scope.at("upsamplers.0");
+        Self {
+            resnets: (0..scope.count("resnets")).map(|i| ResidualBlock::load(&resnets.at(i))).collect(),
+            upsampler: upsampler.has("resample.1.weight").then(|| Upsampler {
+                time_conv: upsampler.has("time_conv.weight").then(|| CausalConv3d::load(&upsampler.at("time_conv"))),
+                resample: UpsampleConv2d::load(&upsampler.at("resample.1")),
+            }),
+        }
+    }
+
+    fn forward<'g>(&self, x: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
+        let x = self.resnets.iter().fold(x, |x, block| block.forward(x, stream));
+        let Some(upsampler) = &self.upsampler else { return x };
+        let x = match &upsampler.time_conv {
+            Some(time_conv) if !first => interleave_frames(time_conv.apply(x, None, stream)),
+            _ => x,
+        };
+        upsampler.resample.apply(x)
+    }
+}
+
+/// \[T, H, W, 2 C\] -> \[2 T, H, W, C\]: the halves of the channels are two frames after each other.
+fn interleave_frames(x: Var<'_>) -> Var<'_> {
+    let shape = x.shape();
+    let [t, h, w, c] = [shape[0], shape[1], shape[2], shape[3] / 2];
+    x.reshape([t, h, w, 2, c]).permute(&[0, 3, 1, 2, 4]).reshape([2 * t, h, w, c])
+}

@@ -1,0 +1,108 @@
+//! Convolutions over video, frame by frame with the frames that came before.
+
+use std::cell::RefCell;
+
+use crate::graph::{Graph, TensorType, Var};
+use crate::kernels::conv3d::{ConvOptions, Front};
+use crate::tensor::{DType, Weight};
+use crate::weights::Scope;
+
+/// A video that arrives in chunks: each causal layer finds here the frames it saw last.
+///
+/// A layer's frames are an input of the graph, named after the layer, that the graph itself overwrites; they begin as
+/// zeros, which is what padding in front of the first frame is.
+pub struct Stream<'g> {
+    graph: &'g Graph,
+    states: RefCell<Vec<(String, TensorType)>>,
+}
+
+impl<'g> Stream<'g> {
+    /// A stream through a graph.
+    pub fn new(graph: &'g Graph) -> Self {
+        Self { graph, states: RefCell::default() }
+    }
+
+    /// The layers' frames, by the names of the graph's inputs.
+    pub fn into_states(self) -> Vec<(String, TensorType)> {
+        self.states.into_inner()
+    }
+
+    /// The `keep` frames that `layer` saw before `x` \[T, H, W, C\].
+    fn before(&self, layer: &str, keep: usize, x: Var<'g>) -> Var<'g> {
+        let shape = x.shape();
+        let ty = TensorType::f32([keep, shape[1], shape[2], shape[3]]);
+        let name = format!("frames.{layer}");
+        let frames = self.graph.input(&name, ty.shape, DType::F32);
+        self.states.borrow_mut().push((name, ty));
+        frames
+    }
+
+    /// Once the layer has read them: the frames before the next chunk.
+    fn advance(&self, frames: Var<'g>, x: Var<'g>) {
+        let (keep, arrived) = (frames.shape()[0], x.shape()[0]);
+        let last = if arrived >= keep {
+            x.slice(arrived - keep..arrived)
+        } else {
+            frames.slice(arrived..keep).concat(x)
+        };
+        self.graph.assign(frames, last);
+    }
+}
+
+/// A 3-D convolution that sees only frames up to its own; rows and columns are padded to keep their number.
+#[derive(Clone, Debug)]
+pub struct CausalConv3d {
+    weight: Weight,
+    bias: Option<Weight>,
+}
+
+impl CausalConv3d {
+    /// Reads `weight` \[O, I, kt, kh, kw\] and, if there is one, `bias` \[O\].
+    pub fn load(scope: &Scope) -> Self {
+        let dims = scope.dims::<5>("weight");
+        Self { weight: scope.conv("weight", dims), bias: scope.optional_vector("bias", [dims[0]]) }
+    }
+
+    /// x \[T, H, W, I\] -> \[T, H, W, O\], plus `residual` if there is one.
+    #[track_caller]
+    pub fn apply<'g>(&self, x: Var<'g>, residual: Option<Var<'g>>, stream: &Stream<'g>) -> Var<'g> {
+        let graph = x.graph();
+        let [kt, kh, kw] = [1, 2, 3].map(|axis| self.weight.shape()[axis]);
+        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
+        let pad = [[kh / 2; 2], [kw / 2; 2]];
+        let options = ConvOptions { pad, bias, residual, ..ConvOptions::default() };
+        let weight = graph.weight(&self.weight);
+        if kt == 1 {
+            return x.conv3d(weight, options);
+        }
+        let frames = stream.before(self.weight.name(), kt - 1, x);
+        let y = x.conv3d(weight, ConvOptions { front: Front::Frames(frames), ..options });
+        stream.advance(frames, x);
+        y
+    }
+}
+
+/// A 3x3 convolution of each frame after doubling rows and columns (nearest): the upsampling of `WanResample`.
+#[derive(Clone, Debug)]
+pub struct UpsampleConv2d {
+    weight: Weight,
+    bias: Option<Weight>,
+}
+
+impl UpsampleConv2d {
+    /// Reads `weight` \[O, I, kh, kw\] and, if there is one, `bias` \[O\].
+    pub fn load(scope: &Scope) -> Self {
+        let [o, i, kh, kw] = scope.dims("weight");
+        Self { weight: scope.conv("weight", [o, i, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+    }
+
+    /// x \[T, H, W, I\] -> \[T, 2 H, 2 W, O\]
+    #[track_caller]
+    pub fn apply<'g>(&self, x: Var<'g>) -> Var<'g> {
+        let graph = x.graph();
+        let [kh, kw] = [2, 3].map(|axis| self.weight.shape()[axis]);
+        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
+        let pad = [[kh / 2; 2], [kw / 2; 2]];
+        x.conv3d(graph.weight(&self.weight), ConvOptions { pad, bias, upsample: 2, ..ConvOptions::default() })
+    }
+}

@@ -1,0 +1,13 @@
+//! Layers: a kernel or a few with their weights, named as PyTorch names them.
+
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod rope;
+
+pub use attention::{Attention, KeyValue};
+pub use conv::{CausalConv3d, Stream, UpsampleConv2d};
+pub use linear::Linear;
+pub use norm::{ChannelNorm, LayerNorm, RmsNorm};
+pub use rope::{Rope, rope_tables};
