@@ -1,0 +1,185 @@
+//! Noise to latents: the transformer and the sampler, step by step.
+
+use std::collections::HashMap;
+
+use super::encode::Text;
+use super::{Event, Model, Phase, Settings};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Program, Tensor};
+use crate::graph::{Graph, TensorType, Var};
+use crate::models::wan_transformer::{TextContext, WanTransformer};
+use crate::nn::KeyValue;
+use crate::sampling::{Combine, Slot, Solver};
+use crate::tensor::{DType, HostTensor};
+
+/// Denoises `noise` \[1, C, F, h, w\] and returns the latents.
+pub fn denoise(
+    gpu: &Gpu,
+    model: &Model,
+    settings: &Settings,
+    text: &Text,
+    noise: &HostTensor,
+    compute: DType,
+    observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+) -> Result<HostTensor> {
+    let solver = Solver::new(&settings.sampler, settings.steps)?;
+    let guidance = settings.guidance()?;
+    let latents = TensorType::f32(settings.latents);
+    let mut slots = HashMap::new();
+    for &slot in solver.slots() {
+        slots.insert(slot, gpu.allocate("latents", latents)?);
+    }
+    let slot = |slot: Slot| {
+        slots.get(&slot).ok_or_else(|| Error::Internal(format!("the sampler's buffer {slot:?} is not there")))
+    };
+    gpu.write(slot(Slot::Sample)?, noise)?;
+
+    let steps = solver.steps().len();
+    let mut combiner = Combiner { gpu, programs: HashMap::new() };
+    let mut expert: Option<(bool, Program)> = None;
+    for (i, (step, &time)) in solver.steps().iter().zip(&solver.schedule().timesteps).enumerate() {
+        let (low, transformer) = choose(model, f64::from(time), settings);
+        if expert.as_ref().is_none_or(|(other, _)| *other != low) {
+            // The expert that is done with leaves before the next one comes.
+            drop(expert.take());
+            let program = compile(gpu, transformer, text, compute, slot(Slot::Sample)?, slot(Slot::Velocity)?, observer)?;
+            expert = Some((low, program));
+        }
+        let Some((_, program)) = &expert else { continue };
+        program.write("time", &HostTensor::from_f32([1], &[time]))?;
+        let (unconditional, conditional) = guidance.weights(low);
+        let weights: &[f32] = if guidance.is_on() { &[conditional, unconditional] } else { &[conditional] };
+        program.write("guidance", &HostTensor::from_f32([weights.len()], weights))?;
+        program.run(&mut |done| {
+            let fraction = (i as f64 + done) / steps as f64;
+            observer(Event::Progress { phase: Phase::Denoise, step: i, steps, fraction })
+        })?;
+        for combine in &step.combines {
+            combiner.run(combine, &slots)?;
+        }
+        let fraction = (i + 1) as f64 / steps as f64;
+        observer(Event::Progress { phase: Phase::Denoise, step: i + 1, steps, fraction })?;
+    }
+    let result = gpu.read(slot(Slot::Sample)?)?;
+    if !result.to_f32().iter().all(|v| v.is_finite()) {
+        let hint = if compute == DType::F16 { "try --precision f32" } else { "try other settings, or check the weights" };
+        return Err(Error::Internal(format!("the latents came out as NaN or infinity; {hint}")));
+    }
+    Ok(result)
+}
+
+/// The transformer for a timestep, and whether it is the low-noise one.
+fn choose<'m>(model: &'m Model, time: f64, settings: &Settings) -> (bool, &'m WanTransformer) {
+    match &model.transformer_low {
+        Some(low) if time < low.boundary * f64::from(settings.sampler.num_train_timesteps) => (true, &low.transformer),
+        _ => (false, &model.transformer),
+    }
+}
+
+/// A program that reads the sample and the inputs `time` \[1\] and `guidance` \[B\], and leaves the guided velocity.
+///
+/// What does not change between steps, the keys and values of the text, is computed here once.
+fn compile(
+    gpu: &Gpu,
+    transformer: &WanTransformer,
+    text: &Text,
+    compute: DType,
+    sample: &Tensor,
+    velocity: &Tensor,
+    observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+) -> Result<Program> {
+    let graph = Graph::new();
+    let context = transformer.text_context(graph.constant(text.states.clone()), compute);
+    for (i, KeyValue { keys, values }) in context.iter().enumerate() {
+        graph.output(&key_name(i), *keys);
+        graph.output(&value_name(i), *values);
+    }
+    let prepared = gpu.compile(&graph.finish()?, &[])?;
+    prepared.run(&mut |fraction| {
+        // The text's last stretch: it belongs to no step.
+        observer(Event::Progress { phase: Phase::Text, step: 1, steps: 1, fraction })
+    })?;
+
+    let graph = Graph::new();
+    let mut names = Vec::new();
+    let mut bound = Vec::new();
+    for i in 0..transformer.depth() {
+        for name in [key_name(i), value_name(i)] {
+            bound.push(prepared.output(&name)?.clone());
+            names.push(name);
+        }
+    }
+    drop(prepared);
+    let input = |name: &str, tensor: &Tensor| graph.input(name, tensor.ty().shape, tensor.ty().dtype);
+    let blocks = (0..transformer.depth())
+        .map(|i| KeyValue {
+            keys: input(&names[2 * i], &bound[2 * i]),
+            values: input(&names[2 * i + 1], &bound[2 * i + 1]),
+        })
+        .collect();
+    let context = TextContext { blocks, key_bias: graph.constant(text.key_bias.clone()) };
+    let latents = input("sample", sample);
+    let answers = transformer.forward(latents, graph.input("time", [1], DType::F32), &context, compute);
+    let guided = guide(answers, sample.ty());
+    graph.assign(input("velocity", velocity), guided);
+    let mut tensors: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&bound).collect();
+    tensors.extend([("sample", sample), ("velocity", velocity)]);
+    gpu.compile(&graph.finish()?, &tensors)
+}
+
+/// Velocities \[B, C, F, h, w\] and the input `guidance` \[B\] -> the guided velocity \[1, C, F, h, w\].
+fn guide(answers: Var<'_>, ty: TensorType) -> Var<'_> {
+    let graph = answers.graph();
+    let batch = answers.shape()[0];
+    let parts: Vec<Var<'_>> = (0..batch).map(|b| answers.slice(b..b + 1).reshape(ty.shape)).collect();
+    Var::linear_combination(&parts, graph.input("guidance", [batch], DType::F32))
+}
+
+fn key_name(block: usize) -> String {
+    format!("text.keys.{block}")
+}
+
+fn value_name(block: usize) -> String {
+    format!("text.values.{block}")
+}
+
+/// Runs the sampler's combinations, with one program for each set of buffers.
+struct Combiner<'a> {
+    gpu: &'a Gpu,
+    programs: HashMap<(Slot, Vec<Slot>), Program>,
+}
+
+impl Combiner<'_> {
+    fn run(&mut self, combine: &Combine, slots: &HashMap<Slot, Tensor>) -> Result<()> {
+        let sources: Vec<Slot> = combine.terms.iter().map(|term| term.slot).collect();
+        let key = (combine.target, sources.clone());
+        if !self.programs.contains_key(&key) {
+            self.programs.insert(key.clone(), self.compile(combine.target, &sources, slots)?);
+        }
+        let Some(program) = self.programs.get(&key) else { return Ok(()) };
+        let weights: Vec<f32> = combine.terms.iter().map(|term| term.weight).collect();
+        program.write("weights", &HostTensor::from_f32([weights.len()], &weights))?;
+        program.run(&mut |_| Ok(()))
+    }
+
+    fn compile(&self, target: Slot, sources: &[Slot], slots: &HashMap<Slot, Tensor>) -> Result<Program> {
+        let graph = Graph::new();
+        let mut bound: Vec<(String, &Tensor)> = Vec::new();
+        let mut input = |slot: Slot| {
+            let name = format!("{slot:?}");
+            let tensor = slots.get(&slot).ok_or_else(|| Error::Internal(format!("no buffer {name}")))?;
+            let var = graph.input(&name, tensor.ty().shape, tensor.ty().dtype);
+            bound.push((name, tensor));
+            Ok::<_, Error>(var)
+        };
+        let terms = sources.iter().map(|&slot| input(slot)).collect::<Result<Vec<_>>>()?;
+        let target = match sources.iter().position(|&slot| slot == target) {
+            Some(at) => terms[at],
+            None => input(target)?,
+        };
+        let weights = graph.input("weights", [sources.len()], DType::F32);
+        graph.assign(target, Var::linear_combination(&terms, weights));
+        let tensors: Vec<(&str, &Tensor)> = bound.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
+        self.gpu.compile(&graph.finish()?, &tensors)
+    }
+}

@@ -1,0 +1,156 @@
+//! The engine: a device, and the run of a request on it.
+
+use crate::error::Result;
+use crate::gpu::{Gpu, GpuOptions};
+use crate::media::{Frame, Recipe};
+use crate::pipeline::{Model, Request, Settings, decode, denoise, encode};
+use crate::sampling::randn;
+use crate::tensor::{DType, HostTensor};
+
+/// How to open an [`Engine`].
+pub type EngineOptions = GpuOptions;
+
+/// A device that makes videos. Cloning is cheap and shares it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    gpu: Gpu,
+}
+
+/// What a run is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The text encoder.
+    Text,
+    /// The transformer, step by step.
+    Denoise,
+    /// The VAE, latent frame by latent frame.
+    Decode,
+}
+
+impl Phase {
+    /// `text`, `denoise` or `decode`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// What a run tells while it goes on, about five times a second.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// So much of a phase is done.
+    Progress {
+        /// The phase.
+        phase: Phase,
+        /// Steps of it that are done: texts, denoising steps, latent frames.
+        step: usize,
+        /// Steps of it in all.
+        steps: usize,
+        /// Share of the phase that is done, 0 to 1, finer than steps.
+        fraction: f64,
+    },
+    /// The denoised latents \[1, C, F, h, w\] f32, normalised, before they are decoded.
+    Latents(&'a HostTensor),
+    /// The next frame.
+    Frame {
+        /// Its number, from 0.
+        index: usize,
+        /// The picture.
+        frame: &'a Frame,
+    },
+}
+
+/// What a run leaves behind; the frames went to the observer.
+#[derive(Clone, Debug)]
+pub struct Video {
+    /// Everything that made it.
+    pub settings: Settings,
+    /// The denoised latents \[1, C, F, h, w\] f32, normalised.
+    pub latents: HostTensor,
+    /// The precision that was used.
+    pub precision: DType,
+}
+
+impl Engine {
+    /// An engine on a device of this machine.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub fn new(options: &EngineOptions) -> Result<Self> {
+        Ok(Self { gpu: Gpu::open(options)? })
+    }
+
+    /// An engine on a device that the caller has, opened elsewhere or shared with other work.
+    pub fn on(gpu: Gpu) -> Self {
+        Self { gpu }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Makes a video. `observer` hears of progress and is given each frame as soon as it is decoded; an error that it
+    /// returns, such as [`Error::Cancelled`](crate::Error::Cancelled), ends the run within a fraction of a second.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) for settings that the model or the device cannot take; what the device
+    /// reports; what the observer returned.
+    pub fn generate(
+        &self,
+        model: &Model,
+        request: &Request,
+        observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Video> {
+        let settings = Settings::resolve(model, request)?;
+        let precision = request.precision.resolve(self.gpu.profile())?;
+        let text = encode::encode(&self.gpu, model, &settings, observer)?;
+        let noise = settings.noise.clone().unwrap_or_else(|| randn(settings.latents, settings.seed));
+        let latents = denoise::denoise(&self.gpu, model, &settings, &text, &noise, precision, observer)?;
+        observer(Event::Latents(&latents))?;
+        decode::decode(&self.gpu, model, &latents, observer)?;
+        Ok(Video { settings, latents, precision })
+    }
+
+    /// The same with all frames in memory.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn generate_frames(&self, model: &Model, request: &Request) -> Result<(Video, Vec<Frame>)> {
+        let mut frames = Vec::new();
+        let video = self.generate(model, request, &mut |event| {
+            if let Event::Frame { frame, .. } = event {
+                frames.push(frame.clone());
+            }
+            Ok(())
+        })?;
+        Ok((video, frames))
+    }
+}
+
+impl Settings {
+    /// The recipe that goes into the file.
+    pub fn recipe(&self, model: &Model, precision: DType) -> Recipe {
+        Recipe {
+            prompt: self.prompt.clone(),
+            negative: self.negative.clone(),
+            seed: self.seed,
+            width: self.width as u32,
+            height: self.height as u32,
+            frames: self.frames as u32,
+            fps: self.fps,
+            steps: self.steps as u32,
+            guidance: self.guidance,
+            guidance_low: self.guidance_low,
+            shift: self.sampler.shift,
+            sampler: self.sampler.sampler.name().into(),
+            model: model.name().into(),
+            model_hash: model.hash().into(),
+            precision: precision.name().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What is asked for, and what that comes to for a model.
+
+use std::str::FromStr;
+
+use super::Model;
+use crate::error::{Error, Result};
+use crate::graph::{DeviceKind, DeviceProfile};
+use crate::sampling::{Guidance, MAX_STEPS, Sampler, SamplerConfig};
+use crate::tensor::{DType, HostTensor};
+
+/// What a video is to be. Everything but the prompt has a default of the model's.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// What it shows.
+    pub prompt: String,
+    /// What it does not show.
+    pub negative: Option<String>,
+    /// Columns and rows of pixels.
+    pub size: Option<(usize, usize)>,
+    /// Number of frames; or give `seconds`.
+    pub frames: Option<usize>,
+    /// Length, rounded to a number of frames that the model can make.
+    pub seconds: Option<f64>,
+    /// Frames a second.
+    pub fps: Option<f64>,
+    /// Denoising steps.
+    pub steps: Option<usize>,
+    /// Strength of classifier-free guidance; 1 is off.
+    pub guidance: Option<f64>,
+    /// The same for the low-noise expert of models with two.
+    pub guidance_low: Option<f64>,
+    /// Shift of the noise levels.
+    pub shift: Option<f64>,
+    /// The sampler.
+    pub sampler: Option<Sampler>,
+    /// Seed of the noise: that of a `torch.Generator` on the CPU.
+    pub seed: u64,
+    /// Precision of matrix products.
+    pub precision: Precision,
+    /// Noise to start from instead of the seed's: \[1, C, F, h, w\] f32.
+    pub noise: Option<HostTensor>,
+}
+
+impl Request {
+    /// A request with the model's defaults.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self { prompt: prompt.into(), ..Self::default() }
+    }
+}
+
+/// Precision of matrix products and attention; sums, norms, modulation, the sampler, the text encoder and the VAE are
+/// always in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f16 on GPUs that have it, f32 elsewhere.
+    #[default]
+    Auto,
+    /// f32.
+    F32,
+    /// f16.
+    F16,
+}
+
+impl Precision {
+    /// The element type that it means on a device.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when f16 is asked of a device without it.
+    pub fn resolve(self, profile: &DeviceProfile) -> Result<DType> {
+        match self {
+            Self::F32 => Ok(DType::F32),
+            Self::Auto if profile.f16 && profile.kind != DeviceKind::Cpu => Ok(DType::F16),
+            Self::Auto => Ok(DType::F32),
+            Self::F16 if profile.f16 => Ok(DType::F16),
+            Self::F16 => {
+                Err(Error::request("--precision", format!("{} has no f16 shaders; use f32 or auto", profile.name)))
+            }
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            _ => Err(Error::request("--precision", format!("there is no precision `{name}`; there are auto, f32, f16"))),
+        }
+    }
+}
+
+/// A request with every default filled in, checked against the model.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What it shows.
+    pub prompt: String,
+    /// What it does not show; empty for nothing.
+    pub negative: String,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Frames of video.
+    pub frames: usize,
+    /// Frames a second.
+    pub fps: f64,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of guidance.
+    pub guidance: f64,
+    /// The same for the low-noise expert, when it differs.
+    pub guidance_low: Option<f64>,
+    /// The sampler with its shift.
+    pub sampler: SamplerConfig,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Noise to start from instead.
+    pub noise: Option<HostTensor>,
+    /// Shape of the latents \[1, C, F, h, w\].
+    pub latents: [usize; 5],
+}
+
+/// Sides and lengths beyond which nobody means it.
+const MAX_SIDE: usize = 16_384;
+
+impl Settings {
+    /// Fills in what the request leaves open, and checks all of it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] that names the setting, what is wrong with it, and what would work.
+    pub fn resolve(model: &Model, request: &Request) -> Result<Self> {
+        let defaults = model.defaults();
+        let (width, height) = request.size.unwrap_or((defaults.width, defaults.height));
+        let [_, rows, columns] = model.pixels_per_token();
+        check_side("width", width, columns, model.longest_axis())?;
+        check_side("height", height, rows, model.longest_axis())?;
+
+        let fps = request.fps.unwrap_or(defaults.fps);
+        if !fps.is_finite() || fps <= 0.0 || fps > 1000.0 {
+            return Err(Error::request("--fps", format!("{fps} is not a rate; 8 to 60 is usual")));
+        }
+        let frames = frames(model, request, fps)?;
+        let steps = request.steps.unwrap_or(defaults.steps);
+        if !(1..=MAX_STEPS).contains(&steps) {
+            return Err(Error::request("--steps", format!("{steps} steps cannot be run; take 1 to {MAX_STEPS}")));
+        }
+        let guidance = request.guidance.unwrap_or(defaults.guidance);
+        let guidance_low = request.guidance_low.or(defaults.guidance_low);
+        if request.guidance_low.is_some() && !model.has_two_experts() {
+            let reason = "this model has one transformer; only models with a high-noise and a low-noise one take it";
+            return Err(Error::request("--guidance-low", reason));
+        }
+        Guidance::new(guidance, guidance_low)?;
+
+        let mut sampler = model.sampler().clone();
+        if let Some(wanted) = request.sampler {
+            sampler = sampler.with_sampler(wanted);
+        }
+        if let Some(shift) = request.shift {
+            sampler = sampler.with_shift(shift)?;
+        }
+        let latents = model.latent_shape(width, height, frames);
+        if let Some(noise) = &request.noise {
+            if noise.shape().dims() != latents || noise.dtype() != DType::F32 {
+                let reason = format!("these settings need latents f32{latents:?}, the file has {noise:?}");
+                return Err(Error::request("--latents", reason));
+            }
+            if !noise.to_f32().iter().all(|v| v.is_finite()) {
+                return Err(Error::request("--latents", "the latents contain NaN or infinity"));
+            }
+        }
+        Ok(Self {
+            prompt: request.prompt.clone(),
+            negative: request.negative.clone().unwrap_or_else(|| defaults.negative.clone()),
+            width,
+            height,
+            frames,
+            fps,
+            steps,
+            guidance,
+            guidance_low,
+            sampler,
+            seed: request.seed,
+            noise: request.noise.clone(),
+            latents,
+        })
+    }
+
+    /// Guidance as the sampler applies it.
+    pub(super) fn guidance(&self) -> Result<Guidance> {
+        Guidance::new(self.guidance, self.guidance_low)
+    }
+}
+
+fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Result<()> {
+    let most = (most_tokens * unit).min(MAX_SIDE / unit * unit);
+    if side == 0 || side % unit != 0 || side > most {
+        let below = (side / unit * unit).clamp(unit, most);
+        let above = (below + unit).min(most);
+        let nearest = if below == above || side < below { format!("{below}") } else { format!("{below} or {above}") };
+        let reason = format!("a {name} of {side} does not work with this model, which takes multiples of {unit} up to {most}; the nearest is {nearest}");
+        return Err(Error::request("--size", reason));
+    }
+    Ok(())
+}
+
+/// The number of frames: 1, 1 + f, 1 + 2 f... for a VAE that makes f frames of a latent one.
+fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
+    let unit = model.frames_per_latent();
+    let most = 1 + (model.longest_axis() - 1) * unit;
+    if let Some(seconds) = request.seconds {
+        if request.frames.is_some() {
+            return Err(Error::request("--seconds", "give either --frames or --seconds, not both"));
+        }
+        if !seconds.is_finite() || seconds <= 0.0 || seconds * fps > most as f64 {
+            let longest = most as f64 / fps;
+            return Err(Error::request("--seconds", format!("{seconds} s cannot be made; up to {longest:.1} s can")));
+        }
+        let latent = ((seconds * fps - 1.0).max(0.0) / unit as f64).round() as usize;
+        return Ok(1 + latent * unit);
+    }
+    let frames = request.frames.unwrap_or(model.defaults().frames);
+    if frames == 0 || (frames - 1) % unit != 0 || frames > most {
+        let below = (1 + frames.saturating_sub(1) / unit * unit).min(most);
+        let above = (below + unit).min(most);
+        let nearest = if frames == 0 || below == above { format!("{below}") } else { format!("{below} or {above}") };
+        let reason = format!("{frames} frames do not work with this model, which makes 1, {}, {}... up to {most}; the nearest is {nearest}", 1 + unit, 1 + 2 * unit);
+        return Err(Error::request("--frames", reason));
+    }
+    Ok(frames)
+}
