@@ -1,0 +1,241 @@
+//! The networks against diffusers and transformers: golden -> twins (in f64, on the host) -> the device.
+
+use std::collections::BTreeMap;
+
+use mutoscope::graph::{Bindings, Graph, NodeKind, Recording, Twin, interpret};
+use mutoscope::media::Frame;
+use mutoscope::models::umt5::Umt5;
+use mutoscope::models::wan_transformer::{TextContext, WanTransformer};
+use mutoscope::models::wan_vae::WanVaeDecoder;
+use mutoscope::nn::Stream;
+use mutoscope::pipeline::{Engine, Model, Precision, Request};
+use mutoscope::tensor::{DType, HostTensor};
+use mutoscope::text::{Tokenizer, prompt_clean};
+
+use crate::device::gpu;
+use crate::golden::{Golden, count, distance, number, pipeline, psnr, text};
+
+/// Networks of a few layers add up the rounding of each: most cases are near 1e-6.
+const NETWORK: f64 = 5e-5;
+
+/// Runs a recording on the device; inputs by name, in the order of the recording.
+fn run(recording: &Recording, inputs: &BTreeMap<String, HostTensor>) -> BTreeMap<String, Vec<f64>> {
+    let program = gpu().compile(recording, &[]).unwrap_or_else(|e| panic!("{e}"));
+    for (name, value) in inputs {
+        program.write(name, value).unwrap_or_else(|e| panic!("{e}"));
+    }
+    program.run(&mut |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
+    let read = |name: &str| program.read(name).unwrap_or_else(|e| panic!("{e}")).to_f64();
+    recording.outputs.iter().map(|(name, _)| (name.to_string(), read(name))).collect()
+}
+
+/// The same by twins.
+fn run_twins(recording: &Recording, inputs: &BTreeMap<String, HostTensor>) -> BTreeMap<String, Vec<f64>> {
+    let mut bindings: Bindings = inputs.iter().map(|(name, value)| (name.clone(), Twin::from(value))).collect();
+    let values = interpret(recording, &mut bindings).unwrap_or_else(|e| panic!("{e}"));
+    recording.outputs.iter().map(|(name, id)| (name.to_string(), values[*id].values.clone())).collect()
+}
+
+/// Makes the last operation of each scope named `PREFIX.N` an output of that name.
+fn expose(recording: &mut Recording, prefix: &str) {
+    let mut last = BTreeMap::new();
+    for (id, node) in recording.nodes.iter().enumerate() {
+        if matches!(node.kind, NodeKind::Op { .. }) && node.scope.starts_with(prefix) {
+            last.insert(node.scope.clone(), id);
+        }
+    }
+    recording.outputs.extend(last);
+}
+
+/// One item of a batch.
+fn item(tensor: &HostTensor, index: usize) -> HostTensor {
+    tensor.rows(index..index + 1).expect("an item of the batch")
+}
+
+#[test]
+fn transformer_blocks_and_velocity() {
+    let golden = Golden::open("transformer");
+    for case in golden.list("cases") {
+        let model = WanTransformer::open(&pipeline(text(case, "pipeline")).join("transformer")).expect("a transformer");
+        let (rows, padded) = (count(case, "rows"), count(case, "text_length"));
+        for b in 0..count(case, "batch") {
+            let states = item(&golden.tensor(case, "text"), b);
+            let (states, bias) = with_padding(&states, rows, padded);
+            let time = case["timestep"][b].as_f64().expect("a timestep") as f32;
+            let latents = item(&golden.tensor(case, "latents"), b);
+
+            let graph = Graph::new();
+            let context = model.text_context(graph.input("text", states.shape(), DType::F32), DType::F32);
+            let context = TextContext { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32) };
+            let input = graph.input("latents", latents.shape(), DType::F32);
+            let velocity = model.forward(input, graph.input("time", [1], DType::F32), &context, DType::F32);
+            graph.output("output", velocity);
+            let mut recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
+            expose(&mut recording, "blocks.");
+            let inputs = BTreeMap::from([
+                ("text".to_owned(), states),
+                ("bias".to_owned(), bias),
+                ("latents".to_owned(), latents),
+                ("time".to_owned(), HostTensor::from_f32([1], &[time])),
+            ]);
+            let (twin, device) = (run_twins(&recording, &inputs), run(&recording, &inputs));
+            assert_eq!(twin.len(), 1 + count(case, "blocks"), "every block is compared");
+            for (name, values) in &twin {
+                let name = name.replace("blocks", "block");
+                let want = item(&golden.tensor(case, &name), b).to_f64();
+                let (twin, device) = (distance(values, &want), distance(&device[&name.replace("block", "blocks")], &want));
+                println!("{} item {b} {name}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
+                assert!(twin < NETWORK && device < NETWORK, "{name}: twin {twin:e}, device {device:e}");
+            }
+        }
+    }
+}
+
+/// Text states \[1, rows, E\] and key bias as the pipeline makes them for `padded` rows in all.
+fn with_padding(states: &HostTensor, rows: usize, padded: usize) -> (HostTensor, HostTensor) {
+    let dim = states.shape().last();
+    let (mut values, mut bias) = (states.to_f32(), vec![0f32; rows]);
+    if padded > rows {
+        values.extend(vec![0f32; dim]);
+        bias.push(((padded - rows) as f32).ln());
+    }
+    let rows = bias.len();
+    (HostTensor::from_f32([1, rows, dim], &values), HostTensor::from_f32([1, rows], &bias))
+}
+
+#[test]
+fn umt5_states() {
+    let golden = Golden::open("umt5");
+    for case in golden.list("cases") {
+        let folder = pipeline(text(case, "pipeline"));
+        let tokenizer = Tokenizer::open(folder.join("tokenizer")).unwrap_or_else(|e| panic!("{e}"));
+        let encoder = Umt5::open(&folder.join("text_encoder")).unwrap_or_else(|e| panic!("{e}"));
+        let clean = prompt_clean(text(case, "prompt"));
+        assert_eq!(clean, text(case, "clean"));
+        let ids = tokenizer.encode(&clean).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(ids.len(), count(case, "tokens"), "{}", text(case, "key"));
+
+        let graph = Graph::new();
+        let states = encoder.forward(&graph, &ids).unwrap_or_else(|e| panic!("{e}"));
+        graph.output("states", states);
+        let recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
+        let (stride, dim) = (count(case, "stride"), encoder.dim());
+        let want = golden.tensor(case, "states").to_f64();
+        let strided = |all: &[f64]| all.chunks(dim).step_by(stride).flatten().copied().collect::<Vec<f64>>();
+        let device = run(&recording, &BTreeMap::new());
+        let error = distance(&strided(&device["states"]), &want);
+        println!("{} {} tokens: device {error:.1e}", text(case, "key"), ids.len());
+        assert!(error < NETWORK, "{}: device {error:e}", text(case, "key"));
+        if ids.len() <= 64 {
+            let twin = run_twins(&recording, &BTreeMap::new());
+            let error = distance(&strided(&twin["states"]), &want);
+            assert!(error < NETWORK, "{}: twin {error:e}", text(case, "key"));
+        }
+    }
+}
+
+#[test]
+fn vae_decodes_chunk_by_chunk() {
+    let golden = Golden::open("vae");
+    for case in golden.list("decode") {
+        let vae = WanVaeDecoder::open(&pipeline(text(case, "pipeline")).join("vae")).unwrap_or_else(|e| panic!("{e}"));
+        let latents = golden.tensor(case, "latents");
+        let [channels, frames, rows, columns] = [1, 2, 3, 4].map(|axis| latents.shape()[axis]);
+        let values = latents.to_f32();
+        let record = |first: bool| {
+            let graph = Graph::new();
+            let stream = Stream::new(&graph);
+            let z = graph.input("latents", [1, rows, columns, channels], DType::F32);
+            graph.output("pixels", vae.forward(z, first, &stream));
+            let states = stream.into_states();
+            (graph.finish().unwrap_or_else(|e| panic!("{e}")), states)
+        };
+        let ((first, _), (next, states)) = (record(true), record(false));
+        let gpu = gpu();
+        let memory: Vec<_> = states
+            .iter()
+            .map(|(name, ty)| {
+                let tensor = gpu.allocate(name, *ty).expect("memory");
+                gpu.clear(&tensor).expect("cleared");
+                (name.as_str(), tensor)
+            })
+            .collect();
+        let mut remembered: Bindings =
+            states.iter().map(|(n, ty)| (n.clone(), Twin { shape: ty.shape, values: vec![0.0; ty.shape.count()] })).collect();
+        let compile = |recording: &Recording| {
+            let bound: Vec<_> = memory.iter().map(|(name, tensor)| (*name, tensor)).collect();
+            gpu.compile(recording, &bound).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let (first_program, next_program) = (compile(&first), compile(&next));
+        let (mut device, mut twin) = (Vec::new(), Vec::new());
+        for f in 0..frames {
+            let z: Vec<f32> = (0..rows * columns)
+                .flat_map(|i| (0..channels).map(move |c| (c * frames + f) * rows * columns + i))
+                .map(|i| values[i])
+                .collect();
+            let z = HostTensor::from_f32([1, rows, columns, channels], &z);
+            let (recording, program) = if f == 0 { (&first, &first_program) } else { (&next, &next_program) };
+            program.write("latents", &z).expect("written");
+            program.run(&mut |_| Ok(())).expect("run");
+            device.extend(program.read("pixels").expect("read").to_f64());
+            remembered.insert("latents".into(), Twin::from(&z));
+            let nodes = interpret(recording, &mut remembered).expect("interpreted");
+            twin.extend(nodes[recording.outputs[0].1].values.clone());
+        }
+        // Golden [1, 3, T, H, W] -> [T, H, W, 3].
+        let video = golden.tensor(case, "video");
+        let [t, h, w] = [2, 3, 4].map(|axis| video.shape()[axis]);
+        let video = video.to_f64();
+        let want: Vec<f64> =
+            (0..t * h * w).flat_map(|i| (0..3).map(move |c| c * t * h * w + i)).map(|i| video[i]).collect();
+        let clamped = |pixels: &[f64]| pixels.iter().map(|v| v.clamp(-1.0, 1.0)).collect::<Vec<f64>>();
+        let (twin, device) = (distance(&clamped(&twin), &want), distance(&clamped(&device), &want));
+        println!("{}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
+        assert!(twin < NETWORK && device < NETWORK, "{}: twin {twin:e}, device {device:e}", text(case, "key"));
+    }
+}
+
+#[test]
+fn whole_pipelines() {
+    let golden = Golden::open("pipelines");
+    let engine = Engine::on(gpu());
+    let mut worst = f64::INFINITY;
+    for case in golden.list("cases") {
+        let model = Model::open(pipeline(text(case, "pipeline"))).unwrap_or_else(|e| panic!("{e}"));
+        let given = &case["given"];
+        let request = Request {
+            prompt: text(case, "prompt").into(),
+            negative: case["negative"].as_str().map(Into::into),
+            size: Some((count(case, "width"), count(case, "height"))),
+            frames: Some(count(case, "frames")),
+            steps: Some(count(case, "steps")),
+            guidance: Some(number(case, "guidance")),
+            sampler: given["sampler"].as_str().map(|name| name.parse().expect("a sampler")),
+            shift: given["shift"].as_f64(),
+            seed: case["seed"].as_u64().expect("a seed"),
+            precision: Precision::F32,
+            ..Request::default()
+        };
+        let (video, frames) = engine.generate_frames(&model, &request).unwrap_or_else(|e| panic!("{e}"));
+        let error = distance(&video.latents.to_f64(), &golden.tensor(case, "latents").to_f64());
+        let want = golden.tensor(case, "frames");
+        let decibels = worst_frame(&frames, &want);
+        println!("{}: latents {error:.1e}, worst frame {decibels:.1} dB", text(case, "key"));
+        assert!(error < 2e-3, "{}: latents {error:e}", text(case, "key"));
+        assert!(decibels > 50.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
+        worst = worst.min(decibels);
+    }
+    println!("worst of all {worst:.1} dB");
+}
+
+/// PSNR of the worst frame; the golden's are \[T, H, W, 3\] in 0..1.
+fn worst_frame(frames: &[Frame], want: &HostTensor) -> f64 {
+    assert_eq!(frames.len(), want.shape()[0], "as many frames");
+    let want = want.to_f64();
+    let size = want.len() / frames.len();
+    let one = |(frame, want): (&Frame, &[f64])| {
+        let got: Vec<f64> = frame.rgb.iter().map(|&v| f64::from(v) / 255.0).collect();
+        psnr(&got, want)
+    };
+    frames.iter().zip(want.chunks(size)).map(one).fold(f64::INFINITY, f64::min)
+}
