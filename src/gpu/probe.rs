@@ -40,12 +40,21 @@ pub fn profile(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         coop: None,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        memory: if kind == DeviceKind::Cpu { free_memory() } else { None },
         dispatch_flops: match kind {
             DeviceKind::Cpu => 2e9,
             DeviceKind::Discrete => 5e11,
             DeviceKind::Integrated | DeviceKind::Virtual | DeviceKind::Other => 5e10,
         },
     }
+}
+
+/// Memory that the machine can still give, where the system tells.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// The cooperative-matrix shape to use, if one of those offered gives the right product. A shape that a driver offers

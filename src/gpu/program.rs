@@ -57,6 +57,34 @@ impl Gpu {
         Compiler::new(self, recording, bound, false)?.compile()
     }
 
+    /// Whether the device can hold what a graph needs at once, by its plan: nothing is allocated.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] that names the largest tensor, or the sum.
+    pub fn fits(&self, recording: &Recording) -> Result<()> {
+        let profile = self.profile();
+        let largest = recording.nodes.iter().max_by_key(|node| node.ty.bytes());
+        if let Some(node) = largest.filter(|node| node.ty.bytes() > profile.max_buffer) {
+            return Err(Error::OutOfMemory(format!(
+                "a tensor {} of {} takes {} MiB, and this device has no buffers over {} MiB; try a smaller size",
+                node.ty,
+                if node.scope.is_empty() { "the model" } else { &node.scope },
+                node.ty.bytes() >> 20,
+                profile.max_buffer >> 20
+            )));
+        }
+        let plan = plan(recording);
+        let total = plan.activations() + plan.inputs + plan.weights;
+        match profile.memory {
+            Some(memory) if total > memory => Err(Error::OutOfMemory(format!(
+                "this needs {} MiB and {} MiB are free; try a smaller size or fewer frames",
+                total >> 20,
+                memory >> 20
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs a graph once with its outputs poisoned beforehand and fenced by sentinels, to catch kernels that leave
     /// elements out or write past the end. `inputs` are written in the order of the graph's inputs.
     ///
@@ -120,6 +148,7 @@ struct Compiler<'a> {
 
 impl<'a> Compiler<'a> {
     fn new(gpu: &'a Gpu, recording: &'a Recording, bound: &[(&str, &Tensor)], guarded: bool) -> Result<Self> {
+        gpu.fits(recording)?;
         let plan = plan(recording);
         let mut slots: Vec<Option<Arc<wgpu::Buffer>>> = vec![None; plan.slots.len()];
         let mut tensors: Vec<Option<Tensor>> = Vec::with_capacity(recording.nodes.len());

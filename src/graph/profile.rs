@@ -55,6 +55,9 @@ pub struct DeviceProfile {
     pub coop: Option<CoopMatrix>,
     /// Whether passes can be timed on the device.
     pub timestamps: bool,
+    /// Bytes that all buffers together may take, where that is known beforehand: free memory of software devices, which
+    /// would otherwise be killed rather than refused.
+    pub memory: Option<u64>,
     /// Operations that one dispatch should not exceed by far, so that no watchdog fires and a cancel is heard.
     pub dispatch_flops: f64,
 }
@@ -77,6 +80,7 @@ impl DeviceProfile {
             subgroups: None,
             coop: None,
             timestamps: false,
+            memory: None,
             dispatch_flops: 5e10,
         }
     }

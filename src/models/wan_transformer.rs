@@ -182,6 +182,11 @@ impl WanTransformer {
         self.dim
     }
 
+    /// The most features that a token has anywhere: those inside the feed-forward layers.
+    pub fn widest(&self) -> usize {
+        self.blocks.iter().map(|block| block.ffn_in.outputs()).fold(self.dim, usize::max)
+    }
+
     /// Text states \[B, S, E\] -> keys and values of every block, in `compute` precision.
     #[track_caller]
     pub fn text_context<'g>(&self, states: Var<'g>, compute: DType) -> Vec<KeyValue<'g>> {

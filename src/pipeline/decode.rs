@@ -1,9 +1,9 @@
 //! Latents to frames, one latent frame at a time.
 
-use super::{Event, Model, Phase};
+use super::{Event, Model, Phase, Settings};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Program, Tensor};
-use crate::graph::Graph;
+use crate::graph::{Graph, Recording, TensorType};
 use crate::media::Frame;
 use crate::nn::Stream;
 use crate::tensor::{DType, HostTensor};
@@ -47,21 +47,32 @@ struct Decoder<'a> {
     next: Option<Program>,
 }
 
+/// The graph that decodes one latent frame, and the frames that its layers remember.
+fn record(model: &Model, [rows, columns]: [usize; 2], first: bool) -> Result<(Recording, Vec<(String, TensorType)>)> {
+    let graph = Graph::new();
+    let config = model.vae.config();
+    let channels = config.mean.len();
+    let z = graph.input("latents", [1, rows, columns, channels], DType::F32);
+    let mean = graph.constant(HostTensor::from_f32([channels], &config.mean));
+    let std = graph.constant(HostTensor::from_f32([channels], &config.std));
+    let stream = Stream::new(&graph);
+    let video = model.vae.forward(z.mul(std).add(mean), first, &stream);
+    graph.output("pixels", video.to_rgb8());
+    let states = stream.into_states();
+    Ok((graph.finish()?, states))
+}
+
+/// Refuses sizes that the device cannot decode, before anything is computed.
+pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()> {
+    let [_, _, frames, rows, columns] = settings.latents;
+    gpu.fits(&record(model, [rows, columns], frames == 1)?.0)
+}
+
 impl<'a> Decoder<'a> {
     fn new(gpu: &'a Gpu, model: &Model, size: [usize; 2], more: bool) -> Result<Self> {
         let mut memory: Vec<(String, Tensor)> = Vec::new();
         let mut compile = |first: bool| {
-            let graph = Graph::new();
-            let config = model.vae.config();
-            let channels = config.mean.len();
-            let z = graph.input("latents", [1, size[0], size[1], channels], DType::F32);
-            let mean = graph.constant(HostTensor::from_f32([channels], &config.mean));
-            let std = graph.constant(HostTensor::from_f32([channels], &config.std));
-            let stream = Stream::new(&graph);
-            let video = model.vae.forward(z.mul(std).add(mean), first, &stream);
-            graph.output("pixels", video.to_rgb8());
-            let states = stream.into_states();
-            let recording = graph.finish()?;
+            let (recording, states) = record(model, size, first)?;
             for (name, ty) in states {
                 if !memory.iter().any(|(other, _)| *other == name) {
                     let tensor = gpu.allocate(&name, ty)?;

@@ -12,6 +12,29 @@ use crate::nn::KeyValue;
 use crate::sampling::{Combine, Slot, Solver};
 use crate::tensor::{DType, HostTensor};
 
+/// Refuses sizes whose tokens no buffer of the device can hold, before anything is computed.
+pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()> {
+    let [_, channels, frames, rows, columns] = settings.latents;
+    let [pt, ph, pw] = model.transformer.patch();
+    let batch = if settings.guidance()?.is_on() { 2 } else { 1 };
+    let tokens = (frames / pt) * (rows / ph) * (columns / pw) * batch;
+    let widest = model.transformer.widest().max(channels * pt * ph * pw);
+    let bytes = tokens as u64 * widest as u64 * 4;
+    let most = gpu.profile().max_buffer.min(gpu.profile().memory.unwrap_or(u64::MAX));
+    if bytes > most {
+        return Err(Error::OutOfMemory(format!(
+            "{}x{} with {} frames is {tokens} tokens, whose features take {} MiB; this device can hold {} MiB in one \
+             buffer. Try a smaller --size or fewer --frames",
+            settings.width,
+            settings.height,
+            settings.frames,
+            bytes >> 20,
+            most >> 20
+        )));
+    }
+    Ok(())
+}
+
 /// Denoises `noise` \[1, C, F, h, w\] and returns the latents.
 pub fn denoise(
     gpu: &Gpu,

@@ -107,6 +107,8 @@ impl Engine {
     ) -> Result<Video> {
         let settings = Settings::resolve(model, request)?;
         let precision = request.precision.resolve(self.gpu.profile())?;
+        denoise::check_memory(&self.gpu, model, &settings)?;
+        decode::check_memory(&self.gpu, model, &settings)?;
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
         let noise = settings.noise.clone().unwrap_or_else(|| randn(settings.latents, settings.seed));
         let latents = denoise::denoise(&self.gpu, model, &settings, &text, &noise, precision, observer)?;
