@@ -45,11 +45,6 @@ impl Golden {
         let name = format!("{}.{name}", text(case, "key"));
         self.numbers.tensor(&name).unwrap_or_else(|e| panic!("{e}"))
     }
-
-    /// Whether a case has such a tensor.
-    pub fn has(&self, case: &Value, name: &str) -> bool {
-        self.numbers.shape_of(&format!("{}.{name}", text(case, "key"))).is_some()
-    }
 }
 
 /// A text of a case.

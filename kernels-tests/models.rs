@@ -83,7 +83,8 @@ fn transformer_blocks_and_velocity() {
             for (name, values) in &twin {
                 let name = name.replace("blocks", "block");
                 let want = item(&golden.tensor(case, &name), b).to_f64();
-                let (twin, device) = (distance(values, &want), distance(&device[&name.replace("block", "blocks")], &want));
+                let (twin, device) =
+                    (distance(values, &want), distance(&device[&name.replace("block", "blocks")], &want));
                 println!("{} item {b} {name}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
                 assert!(twin < NETWORK && device < NETWORK, "{name}: twin {twin:e}, device {device:e}");
             }
@@ -160,8 +161,10 @@ fn vae_decodes_chunk_by_chunk() {
                 (name.as_str(), tensor)
             })
             .collect();
-        let mut remembered: Bindings =
-            states.iter().map(|(n, ty)| (n.clone(), Twin { shape: ty.shape, values: vec![0.0; ty.shape.count()] })).collect();
+        let mut remembered: Bindings = states
+            .iter()
+            .map(|(n, ty)| (n.clone(), Twin { shape: ty.shape, values: vec![0.0; ty.shape.count()] }))
+            .collect();
         let compile = |recording: &Recording| {
             let bound: Vec<_> = memory.iter().map(|(name, tensor)| (*name, tensor)).collect();
             gpu.compile(recording, &bound).unwrap_or_else(|e| panic!("{e}"))

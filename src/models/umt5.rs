@@ -33,7 +33,9 @@ impl Umt5Config {
     pub fn read(config: &Config) -> Result<Self> {
         let projection: String = config.get_or("feed_forward_proj", "gated-gelu".to_owned())?;
         if projection != "gated-gelu" {
-            return Err(config.error("feed_forward_proj", format!("`{projection}` is not supported, only `gated-gelu`")));
+            return Err(
+                config.error("feed_forward_proj", format!("`{projection}` is not supported, only `gated-gelu`"))
+            );
         }
         let buckets = config.get_or("relative_attention_num_buckets", 32)?;
         if buckets % 4 != 0 || !(4..=4096).contains(&buckets) {
@@ -145,7 +147,10 @@ impl Umt5 {
             if row == next {
                 let start = id as usize * dim * dtype.size();
                 let row = self.tokens.value().bytes().get(start..start + dim * dtype.size()).ok_or_else(|| {
-                    let reason = format!("token {id} is not in a vocabulary of {}: the tokenizer is not this encoder's", self.vocabulary());
+                    let reason = format!(
+                        "token {id} is not in a vocabulary of {}: the tokenizer is not this encoder's",
+                        self.vocabulary()
+                    );
                     Error::model("text_encoder", reason)
                 })?;
                 bytes.extend_from_slice(row);

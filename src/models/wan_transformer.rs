@@ -38,7 +38,8 @@ impl WanTransformerConfig {
         }
         for key in ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len"] {
             if config.get_optional::<usize>(key)?.is_some() {
-                let reason = "this is an image-to-video transformer, which is not supported yet; use a text-to-video one";
+                let reason =
+                    "this is an image-to-video transformer, which is not supported yet; use a text-to-video one";
                 return Err(config.error(key, reason));
             }
         }
@@ -118,10 +119,13 @@ impl WanTransformer {
     pub fn load(archive: &Archive, config: WanTransformerConfig) -> Result<Self> {
         let scope = Scope::new(archive);
         let [dim, in_channels, pt, ph, pw] = scope.dims("patch_embedding.weight");
-        if !scope.failed() && ([pt, ph, pw] != config.patch || dim % config.heads != 0 || (dim / config.heads) % 2 != 0) {
+        if !scope.failed() && ([pt, ph, pw] != config.patch || dim % config.heads != 0 || (dim / config.heads) % 2 != 0)
+        {
             let reason = format!(
                 "patches {:?} and {dim} features do not fit config.json, which has patches {:?} and {} heads of an even size",
-                [pt, ph, pw], config.patch, config.heads
+                [pt, ph, pw],
+                config.patch,
+                config.heads
             );
             return Err(Error::tensor(archive.path(), "patch_embedding.weight", reason));
         }

@@ -113,7 +113,8 @@ impl WanVaeDecoder {
             config,
         };
         if !scope.failed() && model.channels() != model.config.mean.len() {
-            let reason = format!("{} channels, but config.json has {} means", model.channels(), model.config.mean.len());
+            let reason =
+                format!("{} channels, but config.json has {} means", model.channels(), model.config.mean.len());
             scope.fail(crate::Error::tensor(archive.path(), "post_quant_conv.weight", reason));
         }
         scope.ignore("encoder");

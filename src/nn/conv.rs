@@ -40,11 +40,8 @@ impl<'g> Stream<'g> {
     /// Once the layer has read them: the frames before the next chunk.
     fn advance(&self, frames: Var<'g>, x: Var<'g>) {
         let (keep, arrived) = (frames.shape()[0], x.shape()[0]);
-        let last = if arrived >= keep {
-            x.slice(arrived - keep..arrived)
-        } else {
-            frames.slice(arrived..keep).concat(x)
-        };
+        let last =
+            if arrived >= keep { x.slice(arrived - keep..arrived) } else { frames.slice(arrived..keep).concat(x) };
         self.graph.assign(frames, last);
     }
 }

@@ -89,12 +89,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The frames of the next latent frame.
-    fn next(
-        &mut self,
-        first: bool,
-        z: &HostTensor,
-        progress: &mut dyn FnMut(f64) -> Result<()>,
-    ) -> Result<Vec<Frame>> {
+    fn next(&mut self, first: bool, z: &HostTensor, progress: &mut dyn FnMut(f64) -> Result<()>) -> Result<Vec<Frame>> {
         let program = match &self.next {
             Some(next) if !first => next,
             _ => &self.first,

@@ -65,7 +65,8 @@ pub fn denoise(
         if expert.as_ref().is_none_or(|(other, _)| *other != low) {
             // The expert that is done with leaves before the next one comes.
             drop(expert.take());
-            let program = compile(gpu, transformer, text, compute, slot(Slot::Sample)?, slot(Slot::Velocity)?, observer)?;
+            let program =
+                compile(gpu, transformer, text, compute, slot(Slot::Sample)?, slot(Slot::Velocity)?, observer)?;
             expert = Some((low, program));
         }
         let Some((_, program)) = &expert else { continue };
@@ -85,7 +86,8 @@ pub fn denoise(
     }
     let result = gpu.read(slot(Slot::Sample)?)?;
     if !result.to_f32().iter().all(|v| v.is_finite()) {
-        let hint = if compute == DType::F16 { "try --precision f32" } else { "try other settings, or check the weights" };
+        let hint =
+            if compute == DType::F16 { "try --precision f32" } else { "try other settings, or check the weights" };
         return Err(Error::Internal(format!("the latents came out as NaN or infinity; {hint}")));
     }
     Ok(result)

@@ -147,9 +147,13 @@ impl Model {
         let folder = folder.as_ref();
         let meta = std::fs::metadata(folder).map_err(|error| Error::io(folder, error))?;
         if !meta.is_dir() {
-            return Err(Error::model(folder, "a model is a folder in the diffusers layout, with model_index.json in it"));
+            return Err(Error::model(
+                folder,
+                "a model is a folder in the diffusers layout, with model_index.json in it",
+            ));
         }
-        let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let name =
+            folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
         Self::load(name, &Source::Folder(folder))
     }
 
@@ -254,8 +258,11 @@ impl Model {
                 return misfit("transformer", reason);
             }
             if transformer.text_dim() != self.text_encoder.dim() {
-                let reason =
-                    format!("it takes text of {} features, the text encoder gives {}", transformer.text_dim(), self.text_encoder.dim());
+                let reason = format!(
+                    "it takes text of {} features, the text encoder gives {}",
+                    transformer.text_dim(),
+                    self.text_encoder.dim()
+                );
                 return misfit("transformer", reason);
             }
         }

@@ -87,7 +87,9 @@ impl FromStr for Precision {
             "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
-            _ => Err(Error::request("--precision", format!("there is no precision `{name}`; there are auto, f32, f16"))),
+            _ => {
+                Err(Error::request("--precision", format!("there is no precision `{name}`; there are auto, f32, f16")))
+            }
         }
     }
 }
@@ -201,7 +203,9 @@ fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Resul
         let below = (side / unit * unit).clamp(unit, most);
         let above = (below + unit).min(most);
         let nearest = if below == above || side < below { format!("{below}") } else { format!("{below} or {above}") };
-        let reason = format!("a {name} of {side} does not work with this model, which takes multiples of {unit} up to {most}; the nearest is {nearest}");
+        let reason = format!(
+            "a {name} of {side} does not work with this model, which takes multiples of {unit} up to {most}; the nearest is {nearest}"
+        );
         return Err(Error::request("--size", reason));
     }
     Ok(())
@@ -227,7 +231,11 @@ fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
         let below = (1 + frames.saturating_sub(1) / unit * unit).min(most);
         let above = (below + unit).min(most);
         let nearest = if frames == 0 || below == above { format!("{below}") } else { format!("{below} or {above}") };
-        let reason = format!("{frames} frames do not work with this model, which makes 1, {}, {}... up to {most}; the nearest is {nearest}", 1 + unit, 1 + 2 * unit);
+        let reason = format!(
+            "{frames} frames do not work with this model, which makes 1, {}, {}... up to {most}; the nearest is {nearest}",
+            1 + unit,
+            1 + 2 * unit
+        );
         return Err(Error::request("--frames", reason));
     }
     Ok(frames)
