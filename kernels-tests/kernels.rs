@@ -1,6 +1,6 @@
 //! Every case of every kernel against its twin, on the device at hand and under shrunken profiles.
 
-use mutoscope::graph::DeviceProfile;
+use mutoscope::graph::{DeviceKind, DeviceProfile};
 use mutoscope::kernels::ALL;
 use mutoscope::ops::check;
 
@@ -52,4 +52,10 @@ fn every_case_with_webgpu_defaults() {
 #[test]
 fn every_case_in_small_windows() {
     run_all(|profile| DeviceProfile { max_binding: 256 << 10, max_groups: 300, ..profile.shrunk() });
+}
+
+/// The variants that only GPUs are given, on whatever device there is.
+#[test]
+fn every_case_as_on_a_discrete_gpu() {
+    run_all(|profile| DeviceProfile { kind: DeviceKind::Discrete, ..profile.clone() });
 }

@@ -136,6 +136,10 @@ pub fn cases() -> Vec<Case> {
     drafts.push(product(4, 300, 777).weights(BF16));
     drafts.push(product(1100, 20, 64).gate(1100));
     drafts.push(product(50, 501, 402).weights(F16).gate(2));
+    // Enough for the largest tiles of each kind to be chosen.
+    drafts.push(product(1030, 36, 1540).bias());
+    drafts.push(product(1030, 21, 1539).types(F16, BF16, F32));
+    drafts.push(product(523, 72, 516).types(F16, F16, F16).gate(1));
     let mut cases: Vec<Case> = drafts.into_iter().map(Draft::case).collect();
     // Sizes that mean something: a block's projections for a short clip, and the time embedding.
     cases.push(product(512, 512, 512).case().bench());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::graph::{DeviceProfile, Needs, Source, Value};
+use crate::graph::{DeviceKind, DeviceProfile, Needs, Source, Value};
 use crate::tensor::DType;
 
 /// y \[rows, columns\] = x \[rows, depth\] w^T, with w \[columns, depth\].
@@ -18,58 +18,201 @@ pub struct Size {
 pub enum Variant {
     /// `direct.wgsl`: `rows` x `columns` sums an invocation, `across` x `down` invocations a workgroup.
     Direct { rows: u32, columns: u32, across: u32, down: u32 },
+    /// `broadcast.wgsl`: `lent` rows of x loaded and 4 columns computed by each lane of subgroups of a known size.
+    Broadcast { subgroup: u32, lent: u32 },
+    /// `rows.wgsl`: up to `rows` rows by 4 columns a workgroup.
+    Rows { rows: u32, subgroups: bool },
+    /// `tile.wgsl`: `per` x `per` sums an invocation, 16 x 16 invocations a workgroup.
+    Tile { per: u32 },
+    /// `coop.wgsl`: `across` x `across` matrices of `size` x `size` a tile, 2 x 2 tiles a workgroup of `width`
+    /// invocations, which are at most `subgroups` subgroups.
+    Coop { size: u32, across: u32, width: u32, subgroups: u32 },
 }
+
+/// So many workgroups keep a GPU busy; with fewer, smaller tiles are better.
+const BUSY: usize = 64;
+/// Operations from which a larger shader, which takes software drivers longer to compile, is worth it.
+const WORTH_COMPILING: f64 = 2e8;
 
 /// The variant for a product on a device.
-pub fn choose(_size: Size, _x: DType, _profile: &DeviceProfile) -> Variant {
-    Variant::Direct { rows: 8, columns: 8, across: 8, down: 4 }
+pub fn choose(size: Size, x: DType, profile: &DeviceProfile) -> Variant {
+    match profile.kind {
+        DeviceKind::Cpu => on_processor(size, profile),
+        _ => on_gpu(size, x, profile),
+    }
 }
 
-const DIRECT: Source = Source { path: "matmul/direct", text: include_str!("../../../shaders/matmul/direct.wgsl") };
+/// Software drivers pay for every load of every lane and for every barrier, and for matrices most of all.
+fn on_processor(size: Size, profile: &DeviceProfile) -> Variant {
+    let rows = size.rows as u32;
+    match profile.subgroups {
+        _ if size.rows <= 4 => Variant::Direct { rows: rows.next_power_of_two(), columns: 4, across: 32, down: 1 },
+        Some((least, most)) if least == most && most <= 8 => {
+            let lent = match () {
+                () if rows <= most => 1,
+                () if 2.0 * size.rows as f64 * size.columns as f64 * (size.depth as f64) < WORTH_COMPILING => 2,
+                () => 4,
+            };
+            Variant::Broadcast { subgroup: most, lent }
+        }
+        _ => Variant::Direct { rows: 8, columns: 8, across: 8, down: 4 },
+    }
+}
+
+fn on_gpu(size: Size, x: DType, profile: &DeviceProfile) -> Variant {
+    if size.rows <= 8 {
+        return Variant::Rows { rows: (size.rows as u32).next_power_of_two(), subgroups: profile.subgroups.is_some() };
+    }
+    let fits = |variant: &Variant| {
+        variant.width() <= profile.max_invocations && variant.workgroup_memory() <= profile.max_workgroup_memory
+    };
+    // Large tiles while there are enough of them, then small ones.
+    let matrices = profile.coop.zip(profile.subgroups).filter(|_| x == DType::F16 && profile.f16);
+    let matrices = matrices.into_iter().flat_map(|(coop, (least, most))| {
+        // Four subgroups of the size that is likeliest where a driver leaves it open.
+        let width = 4 << ((least.ilog2() + most.ilog2()) / 2);
+        [4, 2].map(|across| Variant::Coop { size: coop.size, across, width, subgroups: width / least })
+    });
+    let tiles = [8, 4].map(|per| Variant::Tile { per });
+    let mut last = Variant::Direct { rows: 4, columns: 4, across: 8, down: 8 };
+    for family in [matrices.collect::<Vec<_>>(), tiles.to_vec()] {
+        let mut fitting = family.into_iter().filter(fits).peekable();
+        if fitting.peek().is_some() {
+            for variant in fitting {
+                last = variant;
+                if variant.groups(size.rows, size.columns) >= BUSY {
+                    break;
+                }
+            }
+            return last;
+        }
+    }
+    last
+}
+
+const fn source(path: &'static str, text: &'static str) -> Source {
+    Source { path, text }
+}
+
+const DIRECT: Source = source("matmul/direct", include_str!("../../../shaders/matmul/direct.wgsl"));
+const BROADCAST: Source = source("matmul/broadcast", include_str!("../../../shaders/matmul/broadcast.wgsl"));
+const ROWS: Source = source("matmul/rows", include_str!("../../../shaders/matmul/rows.wgsl"));
+const TILE: Source = source("matmul/tile", include_str!("../../../shaders/matmul/tile.wgsl"));
+const COOP: Source = source("matmul/coop", include_str!("../../../shaders/matmul/coop.wgsl"));
+
+/// Invocations across, and down, a workgroup of `tile.wgsl`.
+const TILE_THREADS: u32 = 16;
+/// Invocations of a workgroup of `rows.wgsl`.
+const ROWS_WIDTH: u32 = 64;
+/// Columns that an invocation of `rows.wgsl` or `broadcast.wgsl` computes.
+const FEW_COLUMNS: u32 = 4;
+/// Elements of K that `coop.wgsl` stages at a time, and those between two staged rows.
+const COOP_DEPTH: u32 = 32;
+const COOP_PITCH: u32 = COOP_DEPTH + 8;
 
 impl Variant {
     pub fn source(self) -> Source {
         match self {
             Self::Direct { .. } => DIRECT,
+            Self::Broadcast { .. } => BROADCAST,
+            Self::Rows { .. } => ROWS,
+            Self::Tile { .. } => TILE,
+            Self::Coop { .. } => COOP,
         }
     }
 
     pub fn label(self) -> &'static str {
         match self {
             Self::Direct { .. } => "matmul_direct",
+            Self::Broadcast { .. } => "matmul_broadcast",
+            Self::Rows { .. } => "matmul_rows",
+            Self::Tile { .. } => "matmul_tile",
+            Self::Coop { .. } => "matmul_coop",
         }
     }
 
     pub fn needs(self) -> Needs {
-        Needs::default()
+        let subgroups = match self {
+            Self::Broadcast { .. } | Self::Coop { .. } => true,
+            Self::Rows { subgroups, .. } => subgroups,
+            Self::Direct { .. } | Self::Tile { .. } => false,
+        };
+        let coop = matches!(self, Self::Coop { .. });
+        Needs { f16: coop, subgroups, coop }
     }
 
     /// Whether it finishes four columns at once, which takes a number of columns that is a multiple of four.
     pub fn finishes_by_fours(self) -> bool {
-        true
+        !matches!(self, Self::Rows { .. })
     }
 
     pub fn constants(self) -> Vec<(&'static str, Value)> {
-        match self {
+        let constants: &[(&'static str, u32)] = match self {
             Self::Direct { rows, columns, across, down } => {
-                vec![
-                    ("ROWS", rows.into()),
-                    ("COLUMNS", columns.into()),
-                    ("ACROSS", across.into()),
-                    ("DOWN", down.into()),
-                ]
+                &[("ROWS", rows), ("COLUMNS", columns), ("ACROSS", across), ("DOWN", down)]
             }
+            Self::Broadcast { subgroup, lent } => &[("SUBGROUP", subgroup), ("LENT", lent), ("COLUMNS", FEW_COLUMNS)],
+            Self::Rows { rows, .. } => &[("ROWS", rows), ("COLUMNS", FEW_COLUMNS), ("WIDTH", ROWS_WIDTH)],
+            Self::Tile { per } => &[("THREADS", TILE_THREADS), ("PER", per), ("DEPTH", tile_depth(per))],
+            Self::Coop { size, across, width, subgroups } => &[
+                ("SIZE", size),
+                ("ACROSS", across),
+                ("WIDTH", width),
+                ("SUBGROUPS", subgroups),
+                ("DEPTH", COOP_DEPTH),
+                ("PITCH", COOP_PITCH),
+            ],
+        };
+        let mut constants: Vec<_> = constants.iter().map(|&(name, value)| (name, Value::Int(value))).collect();
+        if let Self::Rows { subgroups, .. } = self {
+            constants.push(("SUBGROUPS", subgroups.into()));
+        }
+        constants
+    }
+
+    /// Rows and columns that a workgroup computes.
+    fn tile(self) -> [u32; 2] {
+        match self {
+            Self::Direct { rows, columns, across, down } => [rows * down, columns * across],
+            Self::Broadcast { subgroup, lent } => [subgroup * lent, subgroup * FEW_COLUMNS],
+            Self::Rows { rows, .. } => [rows, FEW_COLUMNS],
+            Self::Tile { per } => [TILE_THREADS * per; 2],
+            Self::Coop { size, across, .. } => [2 * across * size; 2],
+        }
+    }
+
+    /// Invocations of a workgroup.
+    fn width(self) -> u32 {
+        match self {
+            Self::Direct { across, down, .. } => across * down,
+            Self::Broadcast { subgroup, .. } => subgroup,
+            Self::Rows { .. } => ROWS_WIDTH,
+            Self::Tile { .. } => TILE_THREADS * TILE_THREADS,
+            Self::Coop { width, .. } => width,
+        }
+    }
+
+    /// Bytes of workgroup memory.
+    fn workgroup_memory(self) -> u32 {
+        let [rows, columns] = self.tile();
+        match self {
+            Self::Direct { .. } | Self::Broadcast { .. } => 0,
+            Self::Rows { .. } => rows * columns * (ROWS_WIDTH + 1) * 4,
+            Self::Tile { per } => (rows + columns) * tile_depth(per) * 4,
+            Self::Coop { size, subgroups, .. } => (rows + columns) * COOP_PITCH * 2 + subgroups * size * size * 4,
         }
     }
 
     /// Workgroups for so many rows and columns.
     pub fn groups(self, rows: usize, columns: usize) -> usize {
-        match self {
-            Self::Direct { rows: r, columns: c, across, down } => {
-                rows.div_ceil((r * down) as usize) * columns.div_ceil((c * across) as usize)
-            }
-        }
+        let [down, across] = self.tile().map(|side| side as usize);
+        rows.div_ceil(down) * columns.div_ceil(across)
     }
+}
+
+/// Elements of K that `tile.wgsl` stages at a time: a block of 4 x 4 for each invocation.
+const fn tile_depth(per: u32) -> u32 {
+    128 / per
 }
 
 /// Bytes of one row of each operand; `f32` is a row of the residual or the gate.
