@@ -200,9 +200,14 @@ impl Kernel for Conv3d {
     }
 
     fn cost(&self, call: &Call<'_>) -> Cost {
-        let outputs = call.output.shape.count() as f64;
-        let depth = self.sizes(call.inputs).map_or(0, |sizes| sizes.depth());
-        Cost::of(call, 2.0 * outputs * depth as f64)
+        let Ok(sizes) = self.sizes(call.inputs) else { return Cost::default() };
+        // Frames of zeros are never multiplied.
+        let zeros = if self.prev { 0 } else { sizes.front };
+        let live = |t: usize| sizes.taps[0] - zeros.saturating_sub(t * self.stride[0]).min(sizes.taps[0]);
+        let frames = (0..sizes.y[0]).map(live).sum::<usize>() as f64;
+        let [_, h, w, o] = sizes.y;
+        let plane = (h * w * o) as f64;
+        Cost::of(call, 2.0 * frames * plane * (sizes.depth() / sizes.taps[0]) as f64)
     }
 
     fn twin(&self, inputs: &[Twin]) -> Vec<f64> {

@@ -46,7 +46,12 @@ impl Kernel for PatchEmbed {
         let [x, w, bias] = inputs else { return Err(format!("takes 3 operands, not {}", inputs.len())) };
         let [c, f, h, columns] = dims(x)?;
         let [pt, ph, pw] = self.patch;
-        if self.batch == 0 || self.patch.contains(&0) || f % pt != 0 || h % ph != 0 || columns % pw != 0 {
+        if self.batch == 0
+            || self.patch.contains(&0)
+            || !f.is_multiple_of(pt)
+            || !h.is_multiple_of(ph)
+            || !columns.is_multiple_of(pw)
+        {
             return Err(format!("patches of {:?} do not tile {}", self.patch, x.shape));
         }
         let &[dim, depth] = w.shape.dims() else {

@@ -66,7 +66,7 @@ impl Kernel for Unpatchify {
         let area: usize = self.patch.iter().product();
         match (x.shape.dims(), x.dtype) {
             (&[b, l, row], DType::F32)
-                if l == tokens && area > 0 && row % area == 0 && u32::try_from(x.shape.count()).is_ok() =>
+                if l == tokens && area > 0 && row.is_multiple_of(area) && u32::try_from(x.shape.count()).is_ok() =>
             {
                 let [f, h, w] = [0, 1, 2].map(|axis| self.grid[axis] * self.patch[axis]);
                 Ok(TensorType::f32([b, row / area, f, h, w]))

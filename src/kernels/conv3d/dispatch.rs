@@ -13,39 +13,86 @@ use crate::kernels::window::window;
 use crate::tensor::DType;
 
 const DIRECT: Source = Source { path: "conv/conv3d", text: include_str!("../../../shaders/conv/conv3d.wgsl") };
+const STAGED: Source =
+    Source { path: "conv/conv3d_staged", text: include_str!("../../../shaders/conv/conv3d_staged.wgsl") };
 
 /// How outputs are shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Variant {
-    source: Source,
-    label: &'static str,
-    /// Invocations of a workgroup.
-    width: usize,
-    /// Positions and channels that a workgroup computes.
-    tile: [usize; 2],
-    /// Positions and channels that an invocation computes.
-    each: [usize; 2],
+enum Variant {
+    /// Straight from storage: `strip` outputs of a row by `channels` for each of `width` invocations.
+    Direct { width: usize, strip: usize, channels: usize },
+    /// The same, with the weights read once for a subgroup of at least 8.
+    Shared { width: usize, strip: usize, channels: usize },
+    /// Through workgroup memory: tiles of positions by channels, 8 x 8 for each invocation.
+    Staged { positions: usize, channels: usize },
 }
 
 impl Variant {
-    const fn direct(width: usize, positions: usize, channels: usize) -> Self {
-        Self {
-            source: DIRECT,
-            label: "conv3d",
-            width,
-            tile: [width * positions, channels],
-            each: [positions, channels],
+    /// The variant for a shape on a device.
+    fn choose(sizes: &Sizes, profile: &DeviceProfile) -> Self {
+        let [_, rows, columns, outputs] = sizes.y;
+        let strip = if columns > 4 { 8 } else { 4 };
+        let cpu = profile.kind == DeviceKind::Cpu;
+        // Lanes 0 to 7 must exist in every subgroup of the workgroup.
+        let shared = profile.subgroups.filter(|&(least, most)| least >= 8 && most <= 64 && 64u32.is_multiple_of(most));
+        match (outputs, shared) {
+            (1..=4, _) => Self::Direct { width: 32, strip: if cpu { strip } else { 4 }, channels: outputs },
+            (_, Some((_, most))) if cpu => Self::Shared { width: most.max(16) as usize, strip, channels: 8 },
+            _ if cpu => Self::Direct { width: 16, strip, channels: 8 },
+            // Steps of 16 channels would be mostly padding, or most of a tile's columns would.
+            _ if sizes.x[3] < 8 || outputs <= 16 => Self::Direct { width: 64, strip: 4, channels: 8 },
+            // Small frames in small tiles, so that there are enough of them to fill a device.
+            _ if rows * columns <= 4096 => Self::Staged { positions: 64, channels: 64 },
+            _ => Self::Staged { positions: 128, channels: 64 },
         }
     }
 
-    /// The variant for a shape on a device.
-    fn choose(sizes: &Sizes, profile: &DeviceProfile) -> Self {
-        let outputs = sizes.y[3];
-        let cpu = profile.kind == DeviceKind::Cpu;
-        match outputs {
-            1..=4 => Self::direct(32, 4, outputs),
-            _ if cpu => Self::direct(32, 8, 8),
-            _ => Self::direct(64, 4, 8),
+    fn source(self) -> Source {
+        match self {
+            Self::Direct { .. } | Self::Shared { .. } => DIRECT,
+            Self::Staged { .. } => STAGED,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Direct { .. } => "conv3d",
+            Self::Shared { .. } => "conv3d_shared",
+            Self::Staged { .. } => "conv3d_staged",
+        }
+    }
+
+    /// Output channels of a workgroup.
+    fn channels(self) -> usize {
+        match self {
+            Self::Direct { channels, .. } | Self::Shared { channels, .. } | Self::Staged { channels, .. } => channels,
+        }
+    }
+
+    /// Workgroups for whole rows of a frame, by those for the channels.
+    fn tiles(self, rows: usize, columns: usize, channels: usize) -> [usize; 2] {
+        let down = match self {
+            Self::Direct { width, strip, .. } | Self::Shared { width, strip, .. } => {
+                (rows * columns.div_ceil(strip)).div_ceil(width)
+            }
+            Self::Staged { positions, .. } => (rows * columns).div_ceil(positions),
+        };
+        [down, channels.div_ceil(self.channels())]
+    }
+
+    /// Constants that only this variant has. Strips unroll the taps and the stride in columns.
+    fn constants(self, taps: usize, stride: usize) -> Vec<(&'static str, Value)> {
+        let int = |v: usize| Value::Int(v as u32);
+        match self {
+            Self::Direct { width, strip, channels } | Self::Shared { width, strip, channels } => vec![
+                ("WIDTH", int(width)),
+                ("P", int(strip)),
+                ("Q", int(channels)),
+                ("KW", int(taps)),
+                ("SW", int(stride)),
+                ("SHARE", Value::Bool(matches!(self, Self::Shared { .. }))),
+            ],
+            Self::Staged { positions, channels } => vec![("BM", int(positions)), ("BN", int(channels))],
         }
     }
 }
@@ -123,8 +170,8 @@ fn parts(
         n => Ok(n),
     };
     let mut channels = fit("an output channel's weights", sizes.depth() * call.inputs[1].dtype.size())?;
-    if channels < outputs && channels > variant.tile[1] {
-        channels -= channels % variant.tile[1];
+    if channels < outputs && channels > variant.channels() {
+        channels -= channels % variant.channels();
     }
     let source_row = w * c * 4;
     let y_row = columns * outputs * 4;
@@ -176,7 +223,7 @@ impl Part {
         let Self { t, rows, o, seen, add } = self;
         let [_, h, w, c] = sizes.x;
         let [_, y_rows, columns, outputs] = sizes.y;
-        let vec = c % 4 == 0;
+        let vec = c.is_multiple_of(4);
         let unit = if vec { 4 } else { 1 };
         let dtype = call.inputs[1].dtype;
 
@@ -206,7 +253,7 @@ impl Part {
         bindings.push(Binding::output().window(y_window));
 
         let positions = rows.len() * columns;
-        let tiles = [positions.div_ceil(variant.tile[0]), o.len().div_ceil(variant.tile[1])];
+        let tiles = variant.tiles(rows.len(), columns, o.len());
         let params = [
             t.start,
             t.end,
@@ -224,39 +271,103 @@ impl Part {
             y_base,
             h,
             w,
-            columns,
             plane,
+            columns,
             outputs,
             conv.pad[0][0],
             conv.pad[1][0],
+            up - 1,
+            c / unit,
+            sizes.taps[0],
+            sizes.taps[1],
+            sizes.taps[2],
+            conv.stride[0],
+            conv.stride[1],
+            conv.stride[2],
         ];
         Ok(Dispatch {
             shader: Shader {
-                source: variant.source,
-                label: variant.label,
-                constants: vec![
+                source: variant.source(),
+                label: variant.label(),
+                constants: [
                     ("WT", Value::Name(profile.storage(dtype))),
                     ("VEC", Value::Bool(vec)),
-                    ("UNITS", Value::Int((c / unit) as u32)),
-                    ("KT", Value::Int(sizes.taps[0] as u32)),
-                    ("KH", Value::Int(sizes.taps[1] as u32)),
-                    ("KW", Value::Int(sizes.taps[2] as u32)),
-                    ("ST", Value::Int(conv.stride[0] as u32)),
-                    ("SH", Value::Int(conv.stride[1] as u32)),
-                    ("SW", Value::Int(conv.stride[2] as u32)),
-                    ("UP", Value::Int(up as u32)),
                     ("BIAS", Value::Bool(bias.is_some())),
                     ("RESIDUAL", Value::Bool(residual.is_some())),
                     ("ADD", Value::Bool(*add)),
-                    ("WIDTH", Value::Int(variant.width as u32)),
-                    ("P", Value::Int(variant.each[0] as u32)),
-                    ("Q", Value::Int(variant.each[1] as u32)),
-                ],
-                needs: Needs { f16: dtype == DType::F16 && profile.f16, ..Needs::default() },
+                ]
+                .into_iter()
+                .chain(variant.constants(sizes.taps[2], conv.stride[2]))
+                .collect(),
+                needs: Needs {
+                    f16: dtype == DType::F16 && profile.f16,
+                    subgroups: matches!(variant, Variant::Shared { .. }),
+                    ..Needs::default()
+                },
             },
             bindings,
             params: params.iter().map(|&v| v as u32).collect(),
             groups: profile.grid(t.len() * tiles[0] * tiles[1])?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Kernel, Operand, TensorType};
+
+    const SAME: Conv3d =
+        Conv3d { front: 0, prev: true, stride: [1; 3], pad: [[1; 2]; 2], upsample: 1, bias: true, residual: true };
+
+    fn plan(x: [usize; 4], profile: &DeviceProfile) -> (Vec<TensorType>, Launch) {
+        let [t, h, w, c] = x;
+        let shapes = [&[t, h, w, c][..], &[c, 3, 3, 3, c], &[2, h, w, c], &[c], &[t, h, w, c]];
+        let inputs: Vec<_> = shapes.iter().map(|&shape| TensorType::f32(shape)).collect();
+        let output = SAME.infer(&inputs).expect("fits");
+        let launch = SAME.launch(&Call { inputs: &inputs, output }, profile).expect("can be dispatched");
+        (inputs, launch)
+    }
+
+    /// The largest layer of a decoder at 1280 x 720: a frame of it is 354 MB.
+    #[test]
+    fn large_frames_go_through_small_bindings() {
+        let profile = DeviceProfile::webgpu_floor();
+        let (inputs, launch) = plan([4, 720, 1280, 96], &profile);
+        for dispatch in &launch.dispatches {
+            assert!(dispatch.bindings.len() <= profile.max_storage_buffers as usize);
+            assert!(dispatch.groups.iter().all(|&n| n <= profile.max_groups));
+            for binding in &dispatch.bindings {
+                let bytes = match binding.operand {
+                    Operand::Input(i) => inputs[i].bytes(),
+                    _ => inputs[0].bytes(),
+                };
+                let window = binding.window.clone().unwrap_or(0..bytes);
+                assert!(window.start % profile.offset_alignment == 0 && window.end <= bytes);
+                assert!(window.end - window.start <= profile.max_binding);
+            }
+        }
+    }
+
+    /// One for x, one for the frames before it; more only where bindings are small.
+    #[test]
+    fn small_convolutions_take_one_dispatch_for_each_source() {
+        let (_, launch) = plan([1, 30, 52, 96], &DeviceProfile::webgpu_floor());
+        assert_eq!(launch.dispatches.len(), 2);
+        let (_, launch) =
+            plan([1, 30, 52, 96], &DeviceProfile { max_binding: 1 << 18, ..DeviceProfile::webgpu_floor() });
+        assert!(launch.dispatches.len() > 20, "{}", launch.dispatches.len());
+    }
+
+    #[test]
+    fn devices_get_their_variant() {
+        let sizes = |o| Sizes { x: [1, 30, 52, 96], front: 2, taps: [3; 3], y: [1, 30, 52, o] };
+        let floor = DeviceProfile::webgpu_floor();
+        let cpu = DeviceProfile { kind: DeviceKind::Cpu, subgroups: Some((8, 8)), ..floor.clone() };
+        assert_eq!(Variant::choose(&sizes(96), &floor).label(), "conv3d_staged");
+        assert_eq!(Variant::choose(&sizes(3), &floor).label(), "conv3d");
+        assert_eq!(Variant::choose(&sizes(96), &cpu).label(), "conv3d_shared");
+        let narrow = DeviceProfile { subgroups: Some((4, 8)), ..cpu };
+        assert_eq!(Variant::choose(&sizes(96), &narrow).label(), "conv3d");
     }
 }
