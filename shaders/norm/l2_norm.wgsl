@@ -3,6 +3,9 @@
 // f32.
 //# include "lib/grid.wgsl"
 //# include "lib/rows.wgsl"
+//# if SILU
+//# include "lib/activation.wgsl"
+//# endif
 
 //# set T = "vec4<f32>" if VEC == 4 else "f32"
 
@@ -56,8 +59,7 @@ fn main(
         for (var i = first; i < ${UNITS}u; i += ${GROUP}u) {
             let value = x[start + i] * factor * w[i];
             //# if SILU
-            // Clamped, so that nothing overflows: below -80 the result is zero either way.
-            y[to + i] = value / (1.0 + exp(min(-value, ${T}(80.0))));
+            y[to + i] = ${"silu4" if VEC == 4 else "silu"}(value);
             //# else
             y[to + i] = value;
             //# endif

@@ -1,23 +1,29 @@
 // add:      y[i] = act(a[i]) + b[i mod count(b)]
 // mul:      y[i] = act(a[i]) * b[i mod count(b)]
 // activate: y[i] = act(a[i])
-// Each invocation takes PER_INVOCATION elements, a workgroup's width apart, so that neighbours read neighbours.
-//# from "lib/storage.wgsl" import storage1, load1, store1
+// Each invocation takes PER_INVOCATION vectors of VEC elements, a workgroup's width apart, so that neighbours read
+// neighbours. REPEAT says how b's index follows from a's: "same", or "step" when b is longer than a workgroup is wide, so
+// that at most one subtraction takes each step back into it, or "mod".
+//# from "lib/storage.wgsl" import storage1, storage4, load1, load4, store1, store4
 //# include "lib/grid.wgsl"
 //# if ACTIVATION
 //# include "lib/activation.wgsl"
 //# endif
 
 struct Params {
-    count: u32,    // elements of a and y
-    b_count: u32,  // elements of b
+    count: u32,    // vectors of a and y
+    a_at: u32,     // where the first one is
+    y_at: u32,
+    b_count: u32,  // vectors of b
+    b_first: u32,  // the one of b that goes with the first one of a
+    b_at: u32,     // where vector 0 of b is
 }
 
-@group(0) @binding(${next()}) var<storage, read> a: array<${storage1(A)}>;        // [..., C]
+@group(0) @binding(${next()}) var<storage, read> a: array<${storage4(A) if VEC == 4 else storage1(A)}>;        // [..., C]
 //# if OP != "activate"
-@group(0) @binding(${next()}) var<storage, read> b: array<${storage1(B)}>;        // [R, C]
+@group(0) @binding(${next()}) var<storage, read> b: array<${storage4(B) if VEC == 4 else storage1(B)}>;        // [R, C]
 //# endif
-@group(0) @binding(${next()}) var<storage, read_write> y: array<${storage1(Y)}>;  // [..., C]
+@group(0) @binding(${next()}) var<storage, read_write> y: array<${storage4(Y) if VEC == 4 else storage1(Y)}>;  // [..., C]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 
 @compute @workgroup_size(${WIDTH})
@@ -27,22 +33,38 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let first = linear_group(wid, groups) * ${WIDTH * PER_INVOCATION}u + lane;
+    //# if OP != "activate"
+    //# if REPEAT == "same"
+    var j = first;
+    //# else
+    var j = (p.b_first + first) % p.b_count;
+    //# endif
+    //# endif
     for (var n = 0u; n < ${PER_INVOCATION}u; n += 1u) {
         let i = first + n * ${WIDTH}u;
         if (i < p.count) {
-            //# if ACTIVATION
-            let x = ${ACTIVATION}(${load1("a", "i", A)});
+            //# if VEC == 4
+            var x = ${load4("a", "p.a_at + i", A)};
             //# else
-            let x = ${load1("a", "i", A)};
+            var x = ${load1("a", "p.a_at + i", A)};
             //# endif
-            //# if OP == "add"
-            let value = x + ${load1("b", "i % p.b_count", B)};
-            //# elif OP == "mul"
-            let value = x * ${load1("b", "i % p.b_count", B)};
-            //# else
-            let value = x;
+            //# if ACTIVATION and VEC == 4
+            x = ${ACTIVATION}4(x);
+            //# elif ACTIVATION
+            x = ${ACTIVATION}(x);
             //# endif
-            y[i] = ${store1("value", Y)};
+            //# if OP != "activate"
+            x = x ${"+" if OP == "add" else "*"} ${load4("b", "p.b_at + j", B) if VEC == 4 else load1("b", "p.b_at + j", B)};
+            //# endif
+            y[p.y_at + i] = ${store4("x", Y) if VEC == 4 else store1("x", Y)};
         }
+        //# if OP != "activate"
+        j += ${WIDTH}u;
+        //# if REPEAT == "step"
+        j -= select(0u, p.b_count, j >= p.b_count);
+        //# elif REPEAT == "mod"
+        j %= p.b_count;
+        //# endif
+        //# endif
     }
 }

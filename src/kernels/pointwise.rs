@@ -3,9 +3,10 @@
 //! Shader: `shaders/pointwise/pointwise.wgsl`. Twin: [`twins::pointwise`](super::twins::pointwise).
 
 use super::case::{Case, CaseInput, Op};
-use super::twins;
+use super::{twins, window};
 use crate::graph::{
-    Binding, Call, Cost, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, Source, TensorType, Twin, Value, Var,
+    Binding, Call, Cost, DeviceKind, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, Source, TensorType, Twin,
+    Value, Var,
 };
 use crate::tensor::DType;
 
@@ -61,9 +62,11 @@ pub struct Pointwise {
 const SOURCE: Source =
     Source { path: "pointwise/pointwise", text: include_str!("../../shaders/pointwise/pointwise.wgsl") };
 
-/// Invocations of a workgroup, and elements that each of them computes: 16-bit elements are stored in pairs.
-const WIDTH: usize = 64;
-const PER_INVOCATION: usize = 4;
+/// Invocations of a workgroup, and vectors that each of them computes.
+fn sharing(profile: &DeviceProfile) -> (usize, usize) {
+    // A software driver takes its time for every workgroup and for every index that it divides: few of either.
+    if profile.kind == DeviceKind::Cpu { (8, 64) } else { (64, 4) }
+}
 
 impl Kernel for Pointwise {
     fn name(&self) -> &'static str {
@@ -98,40 +101,65 @@ impl Kernel for Pointwise {
             return Err("f16 activations need a device with f16 shaders".into());
         }
         let count = call.output.shape.count();
-        let b_count = call.inputs.get(1).map_or(1, |ty| ty.shape.count());
-        // Windows hold whole repetitions of b when it is repeated, so that b starts at its first element in each.
-        let unit = if b_count == count { 1 } else { b_count };
-        let widest = types.iter().map(|t| t.size()).max().unwrap_or(4);
-        let step = profile.window_rows(count / unit, (unit * widest) as u64)? * unit;
+        let b_count = call.inputs.get(1).map_or(count, |ty| ty.shape.count());
+        let vec = if count % 4 == 0 && b_count % 4 == 0 { 4 } else { 1 };
+        let size = types.iter().map(|t| t.size()).max().unwrap_or(4);
+        // A repeated b that can be bound in whole is; else every window has its own part of it, and none crosses its end.
+        let b_size = call.inputs.get(1).map_or(4, |ty| ty.dtype.size());
+        let whole = b_count != count && b_count as u64 * b_size as u64 <= profile.max_binding;
+        let in_vectors = |elements: usize| window::rows(elements / vec, (vec * size) as u64, profile);
+        let windows = if whole || b_count == count {
+            in_vectors(count)?
+        } else {
+            let one = in_vectors(b_count)?;
+            let bases = (0..count / vec).step_by(b_count / vec);
+            bases.flat_map(|base| one.iter().map(move |w| base + w.start..base + w.end)).collect()
+        };
+        let (width, per) = sharing(profile);
+        let repeat = match b_count / vec {
+            _ if !whole => "same",
+            vectors if vectors >= width => "step",
+            _ => "mod",
+        };
+        let shader = Shader {
+            source: SOURCE,
+            label: self.name(),
+            constants: vec![
+                ("OP", Value::Name(self.name())),
+                ("ACTIVATION", Value::Name(self.activation.function())),
+                ("A", Value::Name(profile.storage(call.inputs[0].dtype))),
+                ("B", Value::Name(call.inputs.get(1).map_or("", |ty| profile.storage(ty.dtype)))),
+                ("Y", Value::Name(profile.storage(call.output.dtype))),
+                ("VEC", Value::Int(vec as u32)),
+                ("REPEAT", Value::Name(repeat)),
+                ("WIDTH", Value::Int(width as u32)),
+                ("PER_INVOCATION", Value::Int(per as u32)),
+            ],
+            needs: Needs { f16: types.contains(&DType::F16), ..Needs::default() },
+        };
         let mut launch = Launch::default();
-        for start in (0..count).step_by(step) {
-            let length = step.min(count - start);
-            let window =
-                |ty: &TensorType| (start * ty.dtype.size()) as u64..((start + length) * ty.dtype.size()) as u64;
-            let mut bindings = vec![Binding::input(0).window(window(&call.inputs[0]))];
-            if let Some(b) = call.inputs.get(1) {
-                let whole = Binding::input(1);
-                bindings.push(if b_count == count { whole.window(window(b)) } else { whole });
+        for range in windows {
+            let elements = range.start * vec..range.end * vec;
+            let (a, a_at) = window::aligned(elements.clone(), call.inputs[0].dtype.size(), profile);
+            let (y, y_at) = window::aligned(elements.clone(), call.output.dtype.size(), profile);
+            let mut bindings = vec![Binding::input(0).window(a)];
+            let (mut b_first, mut b_at) = (0, 0);
+            if whole {
+                b_first = elements.start % b_count / vec;
+                bindings.push(Binding::input(1));
+            } else if call.inputs.len() > 1 {
+                let start = elements.start % b_count;
+                let (b, at) = window::aligned(start..start + elements.len(), b_size, profile);
+                b_at = at / vec;
+                bindings.push(Binding::input(1).window(b));
             }
-            bindings.push(Binding::output().window(window(&call.output)));
+            bindings.push(Binding::output().window(y));
+            let sizes = [range.len(), a_at / vec, y_at / vec, b_count / vec, b_first, b_at];
             launch.dispatches.push(Dispatch {
-                shader: Shader {
-                    source: SOURCE,
-                    label: self.name(),
-                    constants: vec![
-                        ("OP", Value::Name(self.name())),
-                        ("ACTIVATION", Value::Name(self.activation.function())),
-                        ("A", Value::Name(profile.storage(call.inputs[0].dtype))),
-                        ("B", Value::Name(call.inputs.get(1).map_or("", |ty| profile.storage(ty.dtype)))),
-                        ("Y", Value::Name(profile.storage(call.output.dtype))),
-                        ("WIDTH", Value::Int(WIDTH as u32)),
-                        ("PER_INVOCATION", Value::Int(PER_INVOCATION as u32)),
-                    ],
-                    needs: Needs { f16: types.contains(&DType::F16), ..Needs::default() },
-                },
+                shader: shader.clone(),
                 bindings,
-                params: vec![length as u32, b_count as u32],
-                groups: profile.grid(length.div_ceil(WIDTH * PER_INVOCATION))?,
+                params: sizes.map(|n| n as u32).to_vec(),
+                groups: profile.grid(range.len().div_ceil(width * per))?,
             });
         }
         Ok(launch)
@@ -218,6 +246,12 @@ fn cases(op: PointwiseOp) -> Vec<Case> {
     case(&[300, 257], &[257], Identity, DType::F32, DType::F32, false);
     case(&[3, 64], &[64], GeluTanh, DType::F16, DType::F16, false);
     case(&[5, 33], &[33], Identity, DType::F32, DType::F16, false);
+    case(&[8, 300, 60], &[300, 60], Identity, DType::F32, DType::F32, false);
+    case(&[3, 77, 300], &[77, 300], Identity, DType::F32, DType::F32, false);
+    case(&[2, 70_001], &[70_001], Identity, DType::F32, DType::F32, false);
+    case(&[2, 264, 265], &[264, 265], Silu, DType::F32, DType::F32, false);
+    case(&[611, 132], &[611, 132], Identity, DType::F32, DType::F16, false);
     case(&[1560, 1536], &[1536], Silu, DType::F32, DType::F32, true);
+    case(&[1560, 1536], &[1536], Identity, DType::F32, DType::F32, true);
     cases
 }
