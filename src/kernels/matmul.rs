@@ -104,7 +104,7 @@ impl Kernel for Matmul {
         }
         if let Some(gate) = gate.map(|i| inputs[i].shape) {
             let rows = gate.rows();
-            if gate.last() != columns || rows == 0 || y.rows() % rows != 0 {
+            if gate.last() != columns || rows == 0 || !y.rows().is_multiple_of(rows) {
                 return Err(format!("gate {gate} does not repeat over {y}"));
             }
         }
@@ -129,9 +129,9 @@ impl Kernel for Matmul {
         let f32_rows = plan::F32Rows { residual: residual.is_some(), gate: gate.map(|_| gate_rows) };
         let parts = plan::parts(size, &bytes, &f32_rows, profile)?;
 
-        let vector = size.depth % 4 == 0;
-        let fours = parts.iter().all(|part| part.columns.start % 4 == 0);
-        let wide = size.columns % 4 == 0 && fours && variant.finishes_by_fours();
+        let vector = size.depth.is_multiple_of(4);
+        let fours = parts.iter().all(|part| part.columns.start.is_multiple_of(4));
+        let wide = size.columns.is_multiple_of(4) && fours && variant.finishes_by_fours();
         let types = [x.dtype, w.dtype, self.out];
         let shader = Shader {
             source: variant.source(),

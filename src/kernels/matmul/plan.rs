@@ -259,7 +259,7 @@ pub fn parts(size: Size, bytes: &RowBytes, f32: &F32Rows, profile: &DeviceProfil
     let by_row: &[u64] = if f32.residual { &[bytes.x, bytes.y, bytes.f32] } else { &[bytes.x, bytes.y] };
     let mut rows = Steps::new(block, by_row, profile)?;
     let mut columns = Steps::new(size.columns, &[bytes.w], profile)?;
-    if block < size.rows && block % rows.aligned != 0 {
+    if block < size.rows && !block.is_multiple_of(rows.aligned) {
         return Err(format!("a gate of {block} rows of {} bytes does not fit the device's bindings", bytes.f32));
     }
     let budget = 2.0 * profile.dispatch_flops;
@@ -329,5 +329,73 @@ impl Steps {
     fn even(&self) -> usize {
         let steps = self.total.div_ceil(self.step);
         if steps == 1 { self.total } else { self.total.div_ceil(steps).next_multiple_of(self.unit) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every element of y is in one part, and every window begins where one can and fits.
+    #[test]
+    fn parts_cover_and_fit() {
+        let floor = DeviceProfile::webgpu_floor();
+        let small = DeviceProfile { max_binding: 256 << 10, dispatch_flops: 1e8, ..floor.clone() };
+        for profile in [&floor, &small] {
+            for (rows, depth, columns, gate) in [
+                (1, 1, 1, None),
+                (32_760, 1536, 1536, Some(1)),
+                (2_000, 77, 333, Some(2_000)),
+                (512, 4096, 1536, None),
+                (3, 1500, 8961, Some(3)),
+            ] {
+                let size = Size { rows, columns, depth };
+                let bytes = RowBytes {
+                    x: 4 * depth as u64,
+                    w: 2 * depth as u64,
+                    y: 4 * columns as u64,
+                    f32: 4 * columns as u64,
+                };
+                let parts = parts(size, &bytes, &F32Rows { residual: gate.is_some(), gate }, profile).expect("fits");
+                let covered: usize = parts.iter().map(|part| part.rows.len() * part.columns.len()).sum();
+                assert_eq!(covered, rows * columns, "{size:?}");
+                for (at, part) in parts.iter().enumerate() {
+                    let mut windows = vec![(&part.rows, bytes.x), (&part.rows, bytes.y), (&part.columns, bytes.w)];
+                    windows.extend(part.gate.as_ref().map(|rows| (rows, bytes.f32)));
+                    for (range, bytes) in windows {
+                        assert!(range.len() as u64 * bytes <= profile.max_binding, "{size:?}: {part:?}");
+                        assert_eq!(range.start as u64 * bytes % profile.offset_alignment, 0, "{size:?}: {part:?}");
+                    }
+                    let apart = |other: &Part| {
+                        let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+                        !meet(&part.rows, &other.rows) || !meet(&part.columns, &other.columns)
+                    };
+                    assert!(parts.iter().take(at).all(apart), "{size:?}: {part:?} is computed twice");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn variants_follow_size_type_and_device() {
+        let size = |rows| Size { rows, columns: 1536, depth: 1536 };
+        let gpu = DeviceProfile {
+            kind: DeviceKind::Discrete,
+            max_workgroup_memory: 48 << 10,
+            f16: true,
+            subgroups: Some((32, 32)),
+            coop: Some(crate::graph::CoopMatrix { size: 16 }),
+            ..DeviceProfile::webgpu_floor()
+        };
+        let label = |rows, x, profile: &DeviceProfile| choose(size(rows), x, profile).label();
+        assert_eq!(label(1, DType::F32, &gpu), "matmul_rows");
+        assert_eq!(label(1560, DType::F32, &gpu), "matmul_tile", "f32 is multiplied in f32");
+        assert_eq!(label(1560, DType::F16, &gpu), "matmul_coop");
+        assert_eq!(label(1560, DType::F16, &DeviceProfile { coop: None, ..gpu.clone() }), "matmul_tile");
+        let software = DeviceProfile { kind: DeviceKind::Cpu, subgroups: Some((8, 8)), ..gpu };
+        assert_eq!(label(1560, DType::F16, &software), "matmul_broadcast");
+        assert_eq!(label(1560, DType::F32, &DeviceProfile { subgroups: None, ..software }), "matmul_direct");
+        let wide = |rows| choose(size(rows), DType::F32, &DeviceProfile::webgpu_floor());
+        assert_eq!([wide(9), wide(32_760)], [Variant::Tile { per: 4 }, Variant::Tile { per: 8 }]);
     }
 }
