@@ -6,6 +6,8 @@
 // both in registers. Probabilities pass through workgroup memory, transposed so that four queries are one vector;
 // logits never leave the workgroup. A head too long for one workgroup's registers is cut into SLICES of the output's
 // elements, each of which computes the logits again. Keys past the last get a logit of NEVER and weigh nothing.
+// STAGED: keys pass through workgroup memory, STEP chunks at a time, so that neighbours read neighbours; queries, the
+// same for a whole row of invocations, and values, which lie side by side, are read from storage in either case.
 // With keys in several windows, the running state lies in `state_y` and `state_ml` between dispatches.
 //# from "lib/storage.wgsl" import storage1, load1, store1, storage4, load4, store4
 //# include "lib/grid.wgsl"
@@ -50,6 +52,9 @@ const NEVER = -1e38;
 const LOG2E = 1.4426950408889634;
 
 var<workgroup> probabilities: array<vec4<f32>, ${BK * BQ // 4}>;  // [BK, BQ]
+//# if STAGED
+var<workgroup> staged: array<vec4<f32>, ${(BK + 1) * STEP}>;       // [STEP, BK + 1] chunks of k; one key more spreads banks
+//# endif
 var<workgroup> partial: array<f32, ${BQ * ACROSS}>;               // [BQ, ACROSS]: maxima, in the end sums
 var<workgroup> row_max: array<f32, ${BQ}>;
 var<workgroup> row_factor: array<f32, ${BQ}>;                     // by which the new maximum shrinks what was summed
@@ -121,6 +126,28 @@ fn main(
         var s${r}_${t} = 0.0;
         //# endfor
         //# endfor
+        //# if STAGED
+        for (var first_chunk = 0u; first_chunk < ${DC}u; first_chunk += ${STEP}u) {
+            workgroupBarrier();
+            for (var x = lane; x < ${BK * STEP}u; x += ${WIDTH}u) {
+                let chunk = x % ${STEP}u;
+                let at = k_at + min(first_key + x / ${STEP}u, p.keys - 1u) * stride + min(first_chunk + chunk, ${DC - 1}u);
+                staged[chunk * ${BK + 1}u + x / ${STEP}u] = ${load("k", "at", T)};
+            }
+            workgroupBarrier();
+            for (var chunk = 0u; chunk < min(${STEP}u, ${DC}u - first_chunk); chunk += 1u) {
+                //# for t in range(TK)
+                let k${t} = staged[chunk * ${BK + 1}u + across + ${t * ACROSS}u];
+                //# endfor
+                //# for r in range(R)
+                let q${r} = ${load("q", "q" ~ r ~ "_at + first_chunk + chunk", T)};
+                //# for t in range(TK)
+                s${r}_${t} += ${product("q" ~ r, "k" ~ t)};
+                //# endfor
+                //# endfor
+            }
+        }
+        //# else
         for (var d = 0u; d < ${DC}u; d += 1u) {
             //# for t in range(TK)
             let k${t} = ${load("k", "k" ~ t ~ "_at + d", T)};
@@ -132,6 +159,7 @@ fn main(
             //# endfor
             //# endfor
         }
+        //# endif
         //# for t in range(TK)
         let gone${t} = first_key + across + ${t * ACROSS}u >= p.keys;
         //# if KEY_BIAS

@@ -15,7 +15,7 @@ use crate::tensor::DType;
 mod cases;
 mod variant;
 
-use variant::Variant;
+use variant::{Tile, Variant};
 
 /// y\[b, i, n, :\] = sum_j softmax_j(scale q\[b, i, n, :\] . k\[b, j, n, :\] + bias) v\[b, j, n, :\]
 ///
@@ -89,7 +89,7 @@ impl Sizes {
 
     /// The widest windows whose bindings the device takes. Batches are only cut when queries and keys of one are whole,
     /// queries and keys only when there is one batch in the window.
-    fn window(&self, kernel: &Attention, variant: &Variant, profile: &DeviceProfile) -> Result<Window, String> {
+    fn window(&self, kernel: &Attention, profile: &DeviceProfile) -> Result<Window, String> {
         let Self { batches, queries, keys, heads, .. } = *self;
         let row = self.row_bytes();
         let most = profile.max_binding as usize;
@@ -99,7 +99,7 @@ impl Sizes {
         let fits = |w: &Window, room: usize| {
             let carried = w.keys < keys;
             let state = if carried { w.queries * heads * self.head_dim * 4 } else { 0 };
-            let sums = if carried { w.queries * heads * variant.slices() * 8 } else { 0 };
+            let sums = if carried { w.queries * heads * Tile::slices(self.head_dim) * 8 } else { 0 };
             let rows = w.batches * w.queries.max(w.keys) * row;
             [rows, state, sums, relative(w), key_bias(w)].iter().all(|&bytes| bytes <= room)
         };
@@ -170,13 +170,12 @@ impl Kernel for Attention {
         if sizes.dtype == DType::F16 && !profile.f16 {
             return Err("f16 activations need a device with f16 shaders".into());
         }
-        let variant = Variant::choose(&sizes, profile);
-        let window = sizes.window(self, &variant, profile)?;
+        let window = sizes.window(self, profile)?;
         let mut launch = Launch::default();
         let carried = window.keys < sizes.keys;
         if carried {
             let rows = window.queries * sizes.heads;
-            launch.scratch = vec![(rows * sizes.head_dim * 4) as u64, (rows * variant.slices() * 8) as u64];
+            launch.scratch = vec![(rows * sizes.head_dim * 4) as u64, (rows * Tile::slices(sizes.head_dim) * 8) as u64];
         }
         for batch in (0..sizes.batches).step_by(window.batches) {
             for query in (0..sizes.queries).step_by(window.queries) {
@@ -187,7 +186,7 @@ impl Kernel for Attention {
                         keys: window.keys.min(sizes.keys - key),
                     };
                     let at = Window { batches: batch, queries: query, keys: key };
-                    self.dispatch(&mut launch, &sizes, &variant, at, seen, profile)?;
+                    self.dispatch(&mut launch, &sizes, at, seen, profile)?;
                 }
             }
         }
@@ -210,11 +209,11 @@ impl Attention {
         &self,
         launch: &mut Launch,
         sizes: &Sizes,
-        variant: &Variant,
         at: Window,
         seen: Window,
         profile: &DeviceProfile,
     ) -> Result<(), String> {
+        let variant = Variant::choose(sizes, &seen, profile);
         let row = sizes.row_bytes();
         let unit = variant.unit() * sizes.dtype.size();
         let (first, last) = (at.keys == 0, at.keys + seen.keys == sizes.keys);
