@@ -1,5 +1,6 @@
 //! Kernels against their twins, goldens and properties.
 
+mod combine;
 mod device;
 mod golden;
 mod kernels;

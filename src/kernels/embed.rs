@@ -144,7 +144,8 @@ impl Kernel for Sinusoid {
 }
 
 /// The frequencies of diffusers' `Timesteps` with `downscale_freq_shift` 0: 10000^(-i / (dim/2)) for i below dim/2, with
-/// each step rounded to f32 as `get_timestep_embedding` rounds it.
+/// each step rounded to f32 as `get_timestep_embedding` rounds it. The exponential is the correctly rounded one; PyTorch's, in
+/// its vector library, is now and then the neighbour of it (2 of 128 for dim 256).
 pub fn sinusoid_frequencies(dim: usize) -> Vec<f32> {
     let half = dim / 2;
     let log_period = (-(10_000f64.ln())) as f32;
@@ -218,4 +219,17 @@ fn sinusoid_cases() -> Vec<Case> {
         case(301, 222, 0.0, 4000.0),
         case(1200, 256, 0.0, 1000.0).bench(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn frequencies_fall_from_one_by_a_constant_ratio() {
+        // torch.exp(-math.log(10000) * torch.arange(4) / 4)
+        let torch = [1.0, 0.1, 0.01, 0.001];
+        for (ours, torch) in super::sinusoid_frequencies(8).iter().zip(torch) {
+            assert!((ours / torch - 1.0f32).abs() < 1e-6, "{ours} for {torch}");
+        }
+        assert_eq!(super::sinusoid_frequencies(256).len(), 128);
+    }
 }
