@@ -1,7 +1,7 @@
 //! Finding an adapter, opening a device, and hearing of its faults.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -46,6 +46,10 @@ pub(super) struct Shared {
     /// Measured operations per second, as `f64` bits: how much one submission may hold.
     rate: AtomicU64,
 }
+
+/// Work that was handed to the device; set once it is done.
+#[derive(Clone, Default)]
+pub(super) struct Submission(Arc<AtomicBool>);
 
 #[derive(Clone)]
 enum Fault {
@@ -221,18 +225,29 @@ impl Gpu {
         }
     }
 
-    /// Waits until a submission has run, in slices, so that a lost device is noticed.
-    pub(super) fn wait(&self, submission: &wgpu::SubmissionIndex) -> Result<()> {
+    /// Submits commands and returns what [`Gpu::wait`] waits for.
+    pub(super) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
+        self.shared.queue.submit(commands);
+        let done = Submission::default();
+        let flag = done.clone();
+        self.shared.queue.on_submitted_work_done(move || flag.0.store(true, Ordering::Release));
+        done
+    }
+
+    /// Waits until a submission has run, and notices when the device is lost meanwhile.
+    ///
+    /// By polling with short naps, not by `wgpu`'s blocking wait: in wgpu 30.0.1 that can hit an assertion when another
+    /// thread uses the same device, and a driver that hangs never returns from it.
+    pub(super) fn wait(&self, submission: &Submission) -> Result<()> {
+        let mut nap = Duration::from_micros(50);
         loop {
-            let slice = wgpu::PollType::Wait {
-                submission_index: Some(submission.clone()),
-                timeout: Some(Duration::from_millis(500)),
-            };
-            match self.shared.device.poll(slice) {
-                Ok(_) => return self.check(),
-                Err(wgpu::PollError::Timeout) => self.check()?,
-                Err(error) => return Err(Error::DeviceLost(error.to_string())),
+            self.shared.device.poll(wgpu::PollType::Poll).map_err(|error| Error::DeviceLost(error.to_string()))?;
+            if submission.0.load(Ordering::Acquire) {
+                return self.check();
             }
+            self.check()?;
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(Duration::from_millis(2));
         }
     }
 

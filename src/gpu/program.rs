@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::device::Submission;
 use super::pipeline::Pipeline;
 use super::{Gpu, Tensor};
 use crate::error::{Error, Result};
@@ -427,7 +428,7 @@ impl Program {
         let mut done = 0.0;
         let mut next = 0;
         // Two submissions in flight keep the device busy while the first of them is waited for.
-        let mut waiting: Option<(wgpu::SubmissionIndex, f64)> = None;
+        let mut waiting: Option<(Submission, f64)> = None;
         let mut since = Instant::now();
         let result = loop {
             let submitted = (next < self.steps.len()).then(|| {
@@ -459,7 +460,7 @@ impl Program {
     }
 
     /// Submits steps from `start` on, as many as make a submission of about a fifth of a second.
-    fn submit(&self, start: usize) -> (wgpu::SubmissionIndex, f64, usize) {
+    fn submit(&self, start: usize) -> (Submission, f64, usize) {
         let budget = self.gpu.submission_flops();
         let mut encoder = self.gpu.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut flops = 0.0;
@@ -485,7 +486,7 @@ impl Program {
                 end += 1;
             }
         }
-        (self.gpu.shared.queue.submit([encoder.finish()]), flops, end)
+        (self.gpu.submit([encoder.finish()]), flops, end)
     }
 
     /// Runs it with a wait after every step and tells where the time went, by kernel, longest first. Slower than
@@ -511,7 +512,7 @@ impl Program {
                 }
             };
             let start = Instant::now();
-            let submission = self.gpu.shared.queue.submit([encoder.finish()]);
+            let submission = self.gpu.submit([encoder.finish()]);
             self.gpu.wait(&submission)?;
             let entry = times.entry(label).or_insert(StepTime { label, dispatches: 0, seconds: 0.0 });
             entry.dispatches += 1;

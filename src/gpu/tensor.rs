@@ -63,7 +63,7 @@ impl Gpu {
                 queue.write_buffer(&target.buffer, offset + whole as u64, &word);
             }
             if chunk.len() == CHUNK {
-                let submission = queue.submit([]);
+                let submission = self.submit([]);
                 self.wait(&submission)?;
             }
         }
@@ -77,7 +77,7 @@ impl Gpu {
     pub fn clear(&self, target: &Tensor) -> Result<()> {
         let mut encoder = self.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.clear_buffer(&target.buffer, 0, None);
-        self.shared.queue.submit([encoder.finish()]);
+        self.submit([encoder.finish()]);
         self.check()
     }
 
@@ -91,9 +91,16 @@ impl Gpu {
         let staging = self.buffer("read back", size, usage)?;
         let mut encoder = self.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(&source.buffer, 0, &staging, 0, size);
-        let submission = self.shared.queue.submit([encoder.finish()]);
-        staging.map_async(wgpu::MapMode::Read, .., |_| {});
+        let submission = self.submit([encoder.finish()]);
         self.wait(&submission)?;
+        let mapped = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flag = mapped.clone();
+        staging.map_async(wgpu::MapMode::Read, .., move |_| flag.store(true, std::sync::atomic::Ordering::Release));
+        while !mapped.load(std::sync::atomic::Ordering::Acquire) {
+            let polled = self.shared.device.poll(wgpu::PollType::Poll);
+            polled.map_err(|error| Error::DeviceLost(error.to_string()))?;
+            self.check()?;
+        }
         let view = staging.get_mapped_range(..).map_err(|e| Error::DeviceLost(e.to_string()))?;
         let bytes = view[..source.ty.bytes() as usize].to_vec();
         HostTensor::from_bytes(source.ty.shape, source.ty.dtype, bytes.into())
