@@ -17,10 +17,7 @@ fn run_all(profile: impl Fn(&DeviceProfile) -> DeviceProfile) {
     for op in ALL.iter().filter(|op| op.name.contains(&filter)) {
         for case in (op.cases)() {
             // Restricting the profile below f16 leaves out the cases that store f16: nothing could run them.
-            let types: Vec<_> = case.inputs.iter().map(|i| i.ty()).collect();
-            let activations_f16 = case.kernel.infer(&types).is_ok_and(|ty| ty.dtype == mutoscope::tensor::DType::F16)
-                || case.inputs[0].dtype == mutoscope::tensor::DType::F16;
-            if activations_f16 && !gpu.profile().f16 {
+            if !case.runs_on(gpu.profile()) {
                 continue;
             }
             run += 1;

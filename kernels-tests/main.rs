@@ -1,5 +1,6 @@
 //! Kernels against their twins, goldens and properties.
 
+mod cli;
 mod combine;
 mod device;
 mod golden;

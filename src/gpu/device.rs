@@ -74,23 +74,32 @@ fn enumerate(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
 
 /// All adapters, in the order that `--device INDEX` counts.
 pub fn adapters() -> Vec<AdapterSummary> {
+    summaries(&enumerate(&instance()))
+}
+
+fn summaries(adapters: &[wgpu::Adapter]) -> Vec<AdapterSummary> {
     let summary = |adapter: &wgpu::Adapter| AdapterSummary {
         profile: probe::profile(&adapter.get_info(), adapter.features(), &adapter.limits()),
         driver: driver(&adapter.get_info()),
     };
-    enumerate(&instance()).iter().map(summary).collect()
+    adapters.iter().map(summary).collect()
 }
 
 fn driver(info: &wgpu::AdapterInfo) -> String {
     format!("{} {}", info.driver, info.driver_info).trim().to_owned()
 }
 
-fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
+/// The adapter that `wanted` means (see [`GpuOptions::device`]), as an index; without a wish the fastest kind: a card
+/// with its own memory, then a GPU that shares the processor's, then others, and a software driver last.
+///
+/// # Errors
+/// [`Error::NoAdapter`] without any adapter, [`Error::Request`] when the wanted one is not there.
+pub fn choose(adapters: &[AdapterSummary], wanted: Option<&str>) -> Result<usize> {
     if adapters.is_empty() {
         return Err(Error::NoAdapter(NO_ADAPTER.into()));
     }
-    let Some(wanted) = wanted else {
-        let rank = |adapter: &wgpu::Adapter| match probe::kind(adapter.get_info().device_type) {
+    let Some(wanted) = wanted.map(str::trim) else {
+        let rank = |adapter: &AdapterSummary| match adapter.profile.kind {
             DeviceKind::Discrete => 0,
             DeviceKind::Integrated => 1,
             DeviceKind::Virtual => 2,
@@ -99,11 +108,16 @@ fn choose(adapters: &[wgpu::Adapter], wanted: Option<&str>) -> Result<usize> {
         };
         return Ok((0..adapters.len()).min_by_key(|&i| rank(&adapters[i])).unwrap_or(0));
     };
-    let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
-    let by_index = wanted.parse().ok().filter(|&index: &usize| index < names.len());
-    let by_name = || names.iter().position(|name| name.to_lowercase().contains(&wanted.to_lowercase()));
-    by_index.or_else(by_name).ok_or_else(|| {
-        let list: Vec<String> = names.iter().enumerate().map(|(i, name)| format!("{i}: {name}")).collect();
+    let named = |adapter: &AdapterSummary| adapter.profile.name.to_lowercase().contains(&wanted.to_lowercase());
+    let found = match wanted.parse::<usize>() {
+        // Of a number this small nobody means a part of a name (`7` is in every "LLVM 15.0.7").
+        Ok(index) if index < 100 => Some(index).filter(|&index| index < adapters.len()),
+        _ if wanted.is_empty() => None,
+        _ => adapters.iter().position(named),
+    };
+    found.ok_or_else(|| {
+        let list: Vec<String> =
+            adapters.iter().enumerate().map(|(i, adapter)| format!("{i}: {}", adapter.profile.name)).collect();
         Error::request("--device", format!("no adapter is `{wanted}`; there are {}", list.join(", ")))
     })
 }
@@ -116,7 +130,7 @@ impl Gpu {
     /// [`Error::DeviceLost`] when the driver refuses to open it.
     pub fn open(options: &GpuOptions) -> Result<Self> {
         let mut adapters = enumerate(&instance());
-        let index = choose(&adapters, options.device.as_deref())?;
+        let index = choose(&summaries(&adapters), options.device.as_deref())?;
         let adapter = adapters.swap_remove(index);
         let features = probe::wanted_features() & adapter.features();
         let descriptor = wgpu::DeviceDescriptor {

@@ -6,6 +6,6 @@ mod probe;
 mod program;
 mod tensor;
 
-pub use device::{AdapterSummary, Gpu, GpuOptions, adapters};
+pub use device::{AdapterSummary, Gpu, GpuOptions, adapters, choose};
 pub use program::{Guarded, Program, StepTime};
 pub use tensor::Tensor;

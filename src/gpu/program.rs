@@ -432,7 +432,7 @@ impl Program {
         let mut since = Instant::now();
         let result = loop {
             let submitted = (next < self.steps.len()).then(|| {
-                let (submission, flops, end) = self.submit(next);
+                let (submission, flops, end) = self.submit(next, self.steps.len());
                 next = end;
                 (submission, flops)
             });
@@ -459,23 +459,26 @@ impl Program {
         result
     }
 
-    /// Submits steps from `start` on, as many as make a submission of about a fifth of a second.
-    fn submit(&self, start: usize) -> (Submission, f64, usize) {
+    /// Submits steps from `start` on, as many as make a submission of about a fifth of a second. Numbers past the last
+    /// step begin again at the first, up to `last`.
+    fn submit(&self, start: usize, last: usize) -> (Submission, f64, usize) {
         let budget = self.gpu.submission_flops();
         let mut encoder = self.gpu.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let step = |number: usize| &self.steps[number % self.steps.len()];
         let mut flops = 0.0;
         let mut end = start;
-        while end < self.steps.len() && (end == start || flops + self.steps[end].flops <= budget) {
-            if let Work::Copy { source, from, target, to, bytes } = &self.steps[end].work {
+        while end < last && (end == start || flops + step(end).flops <= budget) {
+            if let Work::Copy { source, from, target, to, bytes } = &step(end).work {
                 encoder.copy_buffer_to_buffer(source, *from, target, *to, *bytes);
-                flops += self.steps[end].flops;
+                flops += step(end).flops;
                 end += 1;
                 continue;
             }
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            while let Some(Step { work: Work::Dispatch { pipeline, group, groups, .. }, flops: cost }) =
-                self.steps.get(end)
-            {
+            while end < last {
+                let Step { work: Work::Dispatch { pipeline, group, groups, .. }, flops: cost } = step(end) else {
+                    break;
+                };
                 if flops > 0.0 && flops + cost > budget {
                     break;
                 }
@@ -487,6 +490,28 @@ impl Program {
             }
         }
         (self.gpu.submit([encoder.finish()]), flops, end)
+    }
+
+    /// Seconds that one run takes, as the mean of `repeats` of them with a single wait at the end, so that the cost of
+    /// submitting and of waiting is shared.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] and [`Error::OutOfMemory`] from the device.
+    pub fn time(&self, repeats: usize) -> Result<f64> {
+        let repeats = repeats.max(1);
+        let last = self.steps.len() * repeats;
+        let start = Instant::now();
+        let mut next = 0;
+        let mut submission = None;
+        while next < last {
+            let (submitted, _, end) = self.submit(next, last);
+            submission = Some(submitted);
+            next = end;
+        }
+        if let Some(submission) = submission {
+            self.gpu.wait(&submission)?;
+        }
+        Ok(start.elapsed().as_secs_f64() / repeats as f64)
     }
 
     /// Runs it with a wait after every step and tells where the time went, by kernel, longest first. Slower than

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::graph::Kernel;
+use crate::graph::{DeviceProfile, Kernel};
 use crate::tensor::{DType, Shape};
 
 /// A kernel's entry in [`ALL`](super::ALL).
@@ -77,6 +77,15 @@ impl Case {
         let takes_f16 = inputs.first().is_some_and(|input| input.dtype == DType::F16);
         let tolerance = if stores_f16 || takes_f16 { Tolerance::F16 } else { Tolerance::F32 };
         Self { label: label.into(), kernel: Arc::new(kernel), inputs, tolerance, bench: false }
+    }
+
+    /// Whether a device of this profile can run it: activations in f16, going in or coming out, need f16 shaders.
+    /// (Weights in f16 do not: they are unpacked from 32-bit words.)
+    pub fn runs_on(&self, profile: &DeviceProfile) -> bool {
+        let types: Vec<_> = self.inputs.iter().map(CaseInput::ty).collect();
+        let stores_f16 = self.kernel.infer(&types).is_ok_and(|ty| ty.dtype == DType::F16);
+        let takes_f16 = self.inputs.first().is_some_and(|input| input.dtype == DType::F16);
+        profile.f16 || !(stores_f16 || takes_f16)
     }
 
     /// The same, also measured.

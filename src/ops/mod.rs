@@ -1,3 +1,8 @@
-//! Kernels on the device at hand: are they right ([`check`]), and how fast.
+//! Kernels on the device at hand: are they right ([`check`]), how fast ([`perf`]), and how fast could they be
+//! ([`Roofline`]).
 
 pub mod check;
+pub mod perf;
+mod roofline;
+
+pub use roofline::{Roofline, arithmetic, traffic};

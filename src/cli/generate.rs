@@ -1,0 +1,407 @@
+//! `mutoscope generate`: a prompt to a video.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use mutoscope::graph::DeviceKind;
+use mutoscope::media::{Format, Rate, Writer, check_writable};
+use mutoscope::pipeline::{Engine, EngineOptions, Event, Model, Precision, Request, Settings};
+use mutoscope::sampling::Sampler;
+use mutoscope::tensor::{DType, HostTensor};
+use mutoscope::weights::{load_tensor, save_safetensors};
+use mutoscope::{Error, Result};
+use serde_json::{Value, json};
+
+use super::progress::Reporter;
+use super::{Outcome, Stop, output, values};
+
+const EXAMPLES: &str = "\
+Examples:
+  With the model inside the binary:
+    mutoscope generate \"a red circle moves right over a blue background\" --out circle.mp4
+  With a downloaded one, three seconds, another seed:
+    mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers \\
+        --size 832x480 --seconds 3 --seed 7 --out cat.mp4
+  The frames as pictures, for an editor:
+    mutoscope generate \"a green star falls\" --out frames/%04d.png
+  For a program: events on standard output, one JSON object a line (start, progress, done or error):
+    mutoscope generate \"a green star falls\" --out star.gif --json
+
+The recipe (prompt, seed, settings, model and its hash) is kept in the file's own metadata. The same seed and settings
+on the same device give the same video, bit for bit; the noise is that of a diffusers script with the same seed.
+Nothing half-written is left when a run fails or is cancelled; latents that were saved by then are complete and stay.";
+
+/// Make a video from a prompt.
+#[derive(Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Arguments {
+    /// What the video shows, in plain words
+    #[arg(value_name = "PROMPT")]
+    prompt: String,
+
+    /// Where the video goes; the extension chooses the format: .mp4, .gif, .png, .apng, frames/%04d.png
+    ///
+    /// .mp4 is H.264 that browsers and QuickTime play; .gif loops; .png is a picture for one frame and an animated PNG
+    /// for more; a name with %04d or %d in it is a folder of numbered pictures, made if absent. An older file of that
+    /// name is replaced, once the new one is complete.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+
+    /// A Wan text-to-video folder in the diffusers layout [default: the small model inside the binary]
+    ///
+    /// The folder holds model_index.json, tokenizer/, text_encoder/, transformer/, vae/ and scheduler/, as in
+    /// `huggingface-cli download Wan-AI/Wan2.1-T2V-1.3B-Diffusers`. Dimensions and the sampler come from its files.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// What the video does not show [default: the model's]
+    ///
+    /// Only used with guidance above 1.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    negative: Option<String>,
+
+    /// Size in pixels [default: the model's, 832x480 for Wan 2.1]
+    ///
+    /// Sides must be multiples of what one token of the model covers, 16 for Wan 2.1. A size that does not fit is refused
+    /// with the nearest that do.
+    #[arg(long, value_name = "WxH", value_parser = values::size, allow_hyphen_values = true)]
+    size: Option<(usize, usize)>,
+
+    /// Number of frames [default: the model's, 81 for Wan 2.1]
+    ///
+    /// Wan makes 1, 5, 9, 13... frames: four to a latent frame, and one for the first.
+    #[arg(long, value_name = "N", value_parser = values::frames, allow_hyphen_values = true)]
+    frames: Option<usize>,
+
+    /// Length instead of a number of frames; the nearest that the model can make
+    #[arg(long, value_name = "S", conflicts_with = "frames", value_parser = values::positive, allow_hyphen_values = true)]
+    seconds: Option<f64>,
+
+    /// Frames a second [default: the model's, 16 for Wan 2.1]
+    ///
+    /// 0.01 to 1000; what a format cannot hold is refused (GIF: 50 at most). It changes how fast the frames are shown, and
+    /// with --seconds how many are made.
+    #[arg(long, value_name = "N", value_parser = values::positive, allow_hyphen_values = true)]
+    fps: Option<f64>,
+
+    /// Denoising steps [default: the model's, 50 for Wan 2.1]
+    ///
+    /// More take longer and add detail; 20 to 30 are enough for a first look, and distilled models need 4 to 8.
+    #[arg(long, value_name = "N", value_parser = values::steps, allow_hyphen_values = true)]
+    steps: Option<usize>,
+
+    /// Strength of classifier-free guidance [default: the model's, 5 for Wan 2.1]
+    ///
+    /// How closely to follow the prompt: 3 to 8 is usual. Above 1 every step runs the transformer twice; 1 turns it off.
+    #[arg(long, value_name = "G", value_parser = values::strength, allow_hyphen_values = true)]
+    guidance: Option<f64>,
+
+    /// The same for the low-noise transformer, in models that have two [default: as --guidance]
+    #[arg(long, value_name = "G", value_parser = values::strength, allow_hyphen_values = true)]
+    guidance_low: Option<f64>,
+
+    /// Shift of the noise levels [default: the model's]
+    ///
+    /// Above 1, more of the steps go to high noise, where the layout is decided: 3 suits small pictures, 5 to 12 large ones.
+    #[arg(long, value_name = "S", value_parser = values::positive, allow_hyphen_values = true)]
+    shift: Option<f64>,
+
+    /// The sampler: unipc, unipc-wan or euler [default: the model's]
+    ///
+    /// unipc is UniPC on the noise levels of diffusers, unipc-wan on those of Wan's own program, euler the plain steps
+    /// that distilled models are made for.
+    #[arg(long, value_name = "NAME", value_parser = sampler)]
+    sampler: Option<Sampler>,
+
+    /// Seed of the noise, 0 to 2^64-1
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::seed, allow_hyphen_values = true)]
+    seed: u64,
+
+    /// Precision of matrix products: auto, f32 or f16
+    ///
+    /// auto is f16 on GPUs that have it and f32 elsewhere (`mutoscope doctor` says which, and why). Sums are in f32
+    /// always, and so are norms, the text encoder, the sampler and the VAE.
+    #[arg(long, value_name = "P", default_value = "auto", value_parser = precision)]
+    precision: Precision,
+
+    /// The GPU, by its number in `mutoscope doctor` or a part of its name [default: the fastest kind]
+    #[arg(long, value_name = "NAME|INDEX", allow_hyphen_values = true)]
+    device: Option<String>,
+
+    /// Also write the final normalised latents, as tensor `latents` [1, C, F, h, w] in f32
+    #[arg(long, value_name = "FILE")]
+    save_latents: Option<PathBuf>,
+
+    /// Start from this noise instead of the seed's: tensor `latents` [1, C, F, h, w] in f32, of a safetensors file
+    #[arg(long, value_name = "FILE")]
+    latents: Option<PathBuf>,
+
+    /// Events as JSON on standard output, one a line, instead of a progress bar on standard error
+    ///
+    /// {"event":"start",...} with all settings, {"event":"progress","phase","step","steps","fraction","elapsed"} with the
+    /// phases text, denoise and decode, and {"event":"done","out","frames","seconds",...} or
+    /// {"event":"error","code","message"}.
+    #[arg(long)]
+    json: bool,
+
+    /// No progress, no summary: only errors (with --json: no progress events)
+    #[arg(long)]
+    quiet: bool,
+}
+
+fn sampler(name: &str) -> Result<Sampler, String> {
+    name.parse().map_err(reason)
+}
+
+fn precision(name: &str) -> Result<Precision, String> {
+    name.parse().map_err(reason)
+}
+
+/// Why a setting cannot be used, without its name, which clap adds.
+fn reason(error: Error) -> String {
+    match error {
+        Error::Request { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> Outcome {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    listen(&cancelled);
+    let mut reporter = Reporter::new(arguments.json, arguments.quiet);
+    let result = generate(arguments, &cancelled, &mut reporter);
+    reporter.end();
+    result
+}
+
+fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporter) -> Outcome {
+    let heed = || if cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) };
+
+    // What costs nothing is checked first, the GPU is opened last.
+    check(&arguments)?;
+    let Arguments { out, save_latents, json, quiet, .. } = &arguments;
+    let noise = arguments.latents.as_deref().map(noise).transpose()?;
+    let model = match &arguments.model {
+        Some(folder) => Model::open(folder)?,
+        None => Model::embedded()?,
+    };
+    let request = Request {
+        prompt: arguments.prompt.clone(),
+        negative: arguments.negative.clone(),
+        size: arguments.size,
+        frames: arguments.frames,
+        seconds: arguments.seconds,
+        fps: arguments.fps,
+        steps: arguments.steps,
+        guidance: arguments.guidance,
+        guidance_low: arguments.guidance_low,
+        shift: arguments.shift,
+        sampler: arguments.sampler,
+        seed: arguments.seed,
+        precision: arguments.precision,
+        noise,
+    };
+    let settings = Settings::resolve(&model, &request)?;
+    let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);
+    let format = Format::of(out, frames)?;
+    format.check(width, height, frames, settings.fps)?;
+    heed()?;
+
+    let options = EngineOptions { device: arguments.device.clone(), checked: super::checked() };
+    let engine = Engine::new(&options)?;
+    let profile = engine.gpu().profile();
+    let precision = arguments.precision.resolve(profile)?;
+    if profile.kind == DeviceKind::Cpu {
+        reporter.note(&format!("no GPU is used: {} runs on the processor, which is slow", profile.name));
+    }
+    reporter.note(&summary(&settings, &model, precision, &profile.name));
+    reporter.event(&start(&settings, &model, precision, &profile.name, out))?;
+
+    // The recipe names the model by its hash, which reads every weight: it is computed meanwhile. Nobody waits for the
+    // thread when the run ends before it.
+    let model = Arc::new(model);
+    let hashed = model.clone();
+    std::thread::spawn(move || {
+        hashed.hash();
+    });
+
+    let mut writer: Option<Writer> = None;
+    engine.generate(&model, &request, &mut |event| {
+        heed()?;
+        match event {
+            Event::Progress { phase, step, steps, fraction } => reporter.progress(phase, step, steps, fraction),
+            Event::Latents(latents) => match save_latents {
+                Some(path) => save(path, latents, &settings.recipe(&model, precision).to_json()?),
+                None => Ok(()),
+            },
+            Event::Frame { frame, .. } => {
+                if writer.is_none() {
+                    let recipe = settings.recipe(&model, precision);
+                    writer = Some(Writer::create(out, &format, width, height, settings.fps, frames, &recipe)?);
+                }
+                writer.as_mut().map_or(Ok(()), |writer| writer.push(frame))
+            }
+        }
+    })?;
+    heed()?;
+    writer.ok_or_else(|| Error::Internal("the run ended without a frame".into()))?.finish()?;
+
+    reporter.end();
+    let phases: Vec<String> =
+        reporter.phases().map(|(name, seconds)| format!("{name} {}", output::duration(seconds))).collect();
+    reporter.note(&format!("done in {}: {}", output::duration(reporter.elapsed()), phases.join(", ")));
+    reporter.event(&done(&settings, &model, reporter, out, save_latents.as_deref()))?;
+    if !json && !quiet {
+        match output::line(out.display()) {
+            Err(Stop::Error(error)) => return Err(error.into()),
+            Err(Stop::ReaderGone) | Ok(()) => {}
+        }
+    }
+    Ok(0)
+}
+
+/// Everything that can be checked without a model.
+fn check(arguments: &Arguments) -> Result<()> {
+    let Arguments { out, save_latents, fps, shift, .. } = arguments;
+    // The number of frames matters only to .png, which takes any.
+    Format::of(out, 1)?;
+    if let Some(fps) = fps {
+        Rate::new(*fps)?;
+    }
+    if let Some(shift) = shift {
+        mutoscope::sampling::SamplerConfig::new(Sampler::UniPc).with_shift(*shift)?;
+    }
+    if arguments.device.as_ref().is_some_and(|device| device.trim().is_empty()) {
+        return Err(Error::request("--device", "give a number of `mutoscope doctor`, or a part of a GPU's name"));
+    }
+    if let Some(path) = save_latents {
+        if path == out {
+            return Err(Error::request("--save-latents", "this is the file that --out names; give another"));
+        }
+        check_writable(path).map_err(|error| match error {
+            Error::Request { reason, .. } => Error::request("--save-latents", reason),
+            other => other,
+        })?;
+    }
+    check_writable(out)
+}
+
+/// The noise of `--latents`. Shape and elements are checked with the other settings.
+fn noise(path: &Path) -> Result<HostTensor> {
+    load_tensor(path, "latents")
+}
+
+fn save(path: &Path, latents: &HostTensor, recipe: &str) -> Result<()> {
+    save_safetensors(path, &[("latents", latents.clone())], &[("mutoscope", recipe)])
+}
+
+/// A count that the settings keep far below this.
+fn in_32_bits(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn summary(settings: &Settings, model: &Model, precision: DType, device: &str) -> String {
+    let Settings { width, height, frames, fps, steps, guidance, seed, .. } = settings;
+    let (sampler, shift) = (settings.sampler.sampler, settings.sampler.shift);
+    let low = settings.guidance_low.map(|low| format!(" ({low} at low noise)")).unwrap_or_default();
+    let length = *frames as f64 / fps;
+    format!(
+        "{width}x{height}, {frames} frames ({length:.1} s at {fps} a second), {steps} steps of {sampler}, guidance \
+         {guidance}{low}, shift {shift}, seed {seed}\nmodel {}, {precision} on {device}",
+        model.name()
+    )
+}
+
+/// What is the same in the first and the last event.
+fn basics(settings: &Settings, out: &Path) -> Vec<(&'static str, Value)> {
+    vec![
+        ("out", json!(out.to_string_lossy())),
+        ("width", json!(settings.width)),
+        ("height", json!(settings.height)),
+        ("frames", json!(settings.frames)),
+        ("fps", json!(settings.fps)),
+        ("seed", json!(settings.seed)),
+    ]
+}
+
+fn event(name: &str, fields: Vec<(&'static str, Value)>) -> Value {
+    let named = std::iter::once(("event", json!(name)));
+    named.chain(fields).map(|(key, value)| (key.to_owned(), value)).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn start(settings: &Settings, model: &Model, precision: DType, device: &str, out: &Path) -> Value {
+    let mut fields = vec![("prompt", json!(settings.prompt)), ("negative", json!(settings.negative))];
+    fields.extend(basics(settings, out));
+    fields.extend([
+        ("steps", json!(settings.steps)),
+        ("guidance", json!(settings.guidance)),
+        ("guidance_low", json!(settings.guidance_low)),
+        ("shift", json!(settings.sampler.shift)),
+        ("sampler", json!(settings.sampler.sampler.name())),
+        ("precision", json!(precision.name())),
+        ("model", json!(model.name())),
+        ("device", json!(device)),
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+    ]);
+    event("start", fields)
+}
+
+fn done(settings: &Settings, model: &Model, reporter: &Reporter, out: &Path, latents: Option<&Path>) -> Value {
+    let mut fields = basics(settings, out);
+    let phases: serde_json::Map<String, Value> =
+        reporter.phases().map(|(name, seconds)| (name.to_owned(), json!(seconds))).collect();
+    fields.extend([
+        ("seconds", json!(reporter.elapsed())),
+        ("phases", phases.into()),
+        ("latents", json!(latents.map(Path::to_string_lossy))),
+        ("model_hash", json!(model.hash())),
+    ]);
+    event("done", fields)
+}
+
+/// Lets Ctrl-C (and, on Unix, a termination signal) end the run at the next submission; the second time, at once.
+fn listen(cancelled: &Arc<AtomicBool>) {
+    let ignored = ignored_signals();
+    let flag = cancelled.clone();
+    // Without a handler, Ctrl-C still ends the program.
+    let _ = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(Error::Cancelled.exit_code()));
+        }
+        output::note("\nstopping; Ctrl-C again ends it at once");
+    });
+    ignore(&ignored);
+}
+
+/// The signals that whoever started us wants ignored: a hang-up under `nohup`, Ctrl-C for a job in the background of a
+/// script. A handler would take them all.
+#[cfg(unix)]
+fn ignored_signals() -> Vec<libc::c_int> {
+    let is_ignored = |signal: &libc::c_int| {
+        // SAFETY: sigaction is plain data for which zeros are a value, and with no new action the call only fills it in.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    [libc::SIGHUP, libc::SIGINT, libc::SIGTERM].into_iter().filter(is_ignored).collect()
+}
+
+#[cfg(unix)]
+fn ignore(signals: &[libc::c_int]) {
+    for &signal in signals {
+        // SAFETY: SIG_IGN runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+#[cfg(not(unix))]
+fn ignored_signals() -> Vec<()> {
+    Vec::new()
+}
+
+#[cfg(not(unix))]
+fn ignore(_signals: &[()]) {}
