@@ -6,5 +6,6 @@ mod device;
 mod golden;
 mod kernels;
 mod models;
+mod pipelines;
 mod sampling;
 mod text;

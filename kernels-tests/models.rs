@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 
 use mutoscope::graph::{Bindings, Graph, NodeKind, Recording, Twin, interpret};
-use mutoscope::media::Frame;
 use mutoscope::models::umt5::Umt5;
 use mutoscope::models::wan_transformer::{TextContext, WanTransformer};
 use mutoscope::models::wan_vae::WanVaeDecoder;
 use mutoscope::nn::Stream;
-use mutoscope::pipeline::{Engine, Model, Precision, Request};
 use mutoscope::tensor::{DType, HostTensor};
 use mutoscope::text::{Tokenizer, prompt_clean};
 
 use crate::device::gpu;
-use crate::golden::{Golden, count, distance, number, pipeline, psnr, text};
+use crate::golden::{Golden, count, distance, pipeline, text};
 
 /// Networks of a few layers add up the rounding of each: most cases are near 1e-6.
 const NETWORK: f64 = 5e-5;
@@ -196,49 +194,4 @@ fn vae_decodes_chunk_by_chunk() {
         println!("{}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
         assert!(twin < NETWORK && device < NETWORK, "{}: twin {twin:e}, device {device:e}", text(case, "key"));
     }
-}
-
-#[test]
-fn whole_pipelines() {
-    let golden = Golden::open("pipelines");
-    let engine = Engine::on(gpu());
-    let mut worst = f64::INFINITY;
-    for case in golden.list("cases") {
-        let model = Model::open(pipeline(text(case, "pipeline"))).unwrap_or_else(|e| panic!("{e}"));
-        let given = &case["given"];
-        let request = Request {
-            prompt: text(case, "prompt").into(),
-            negative: case["negative"].as_str().map(Into::into),
-            size: Some((count(case, "width"), count(case, "height"))),
-            frames: Some(count(case, "frames")),
-            steps: Some(count(case, "steps")),
-            guidance: Some(number(case, "guidance")),
-            sampler: given["sampler"].as_str().map(|name| name.parse().expect("a sampler")),
-            shift: given["shift"].as_f64(),
-            seed: case["seed"].as_u64().expect("a seed"),
-            precision: Precision::F32,
-            ..Request::default()
-        };
-        let (video, frames) = engine.generate_frames(&model, &request).unwrap_or_else(|e| panic!("{e}"));
-        let error = distance(&video.latents.to_f64(), &golden.tensor(case, "latents").to_f64());
-        let want = golden.tensor(case, "frames");
-        let decibels = worst_frame(&frames, &want);
-        println!("{}: latents {error:.1e}, worst frame {decibels:.1} dB", text(case, "key"));
-        assert!(error < 2e-3, "{}: latents {error:e}", text(case, "key"));
-        assert!(decibels > 50.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
-        worst = worst.min(decibels);
-    }
-    println!("worst of all {worst:.1} dB");
-}
-
-/// PSNR of the worst frame; the golden's are \[T, H, W, 3\] in 0..1.
-fn worst_frame(frames: &[Frame], want: &HostTensor) -> f64 {
-    assert_eq!(frames.len(), want.shape()[0], "as many frames");
-    let want = want.to_f64();
-    let size = want.len() / frames.len();
-    let one = |(frame, want): (&Frame, &[f64])| {
-        let got: Vec<f64> = frame.rgb.iter().map(|&v| f64::from(v) / 255.0).collect();
-        psnr(&got, want)
-    };
-    frames.iter().zip(want.chunks(size)).map(one).fold(f64::INFINITY, f64::min)
 }
