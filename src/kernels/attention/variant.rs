@@ -80,8 +80,10 @@ const BROADCAST_SUMS: usize = 256;
 /// Queries of a subgroup in `coop.wgsl`, and keys of a block.
 const COOP_QUERIES: usize = 16;
 const COOP_KEYS: usize = 32;
-/// The longest head whose sums stay in a subgroup's accumulators.
+/// The longest head whose sums stay in a subgroup's accumulators; and the longest that software drivers, which write
+/// matrices out as scalars, compile in seconds (a head of 128 took half a minute).
 const COOP_HEAD: usize = 256;
+const COOP_HEAD_IN_SOFTWARE: usize = 64;
 
 impl Variant {
     /// The variant for a window on this device.
@@ -249,10 +251,11 @@ impl Coop {
     fn choose(sizes: &Sizes, window: &Window, profile: &DeviceProfile) -> Option<Self> {
         let size = profile.coop?.size as usize;
         let (least, most) = profile.subgroups?;
+        let longest = if profile.kind == DeviceKind::Cpu { COOP_HEAD_IN_SOFTWARE } else { COOP_HEAD };
         let fits = least == most
             && sizes.dtype == DType::F16
             && sizes.head_dim % size == 0
-            && sizes.head_dim <= COOP_HEAD
+            && sizes.head_dim <= longest
             && window.keys == sizes.keys
             && window.keys >= COOP_KEYS
             && window.queries >= COOP_QUERIES
