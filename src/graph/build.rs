@@ -312,10 +312,10 @@ impl<'g> Var<'g> {
         let ty = TensorType::new(dims.as_slice(), self.ty.dtype);
         let offset = range.start * inner;
         let start = offset * self.ty.dtype.size();
-        if start % VIEW_ALIGNMENT == 0 {
+        if start.is_multiple_of(VIEW_ALIGNMENT) {
             return self.graph.push(NodeKind::View { base, offset }, ty);
         }
-        if start % COPY_ALIGNMENT != 0 {
+        if !start.is_multiple_of(COPY_ALIGNMENT) {
             let reason = format!("indices {range:?} of {} start in the middle of a 32-bit word", self.ty);
             return self.graph.poison("slice", reason, ty, caller);
         }

@@ -148,7 +148,10 @@ mod tests {
         let profile = DeviceProfile { max_binding: 4096, ..DeviceProfile::webgpu_floor() };
         for row_bytes in [4, 20, 52, 64, 256] {
             let rows = profile.window_rows(100_000, row_bytes).expect("fits");
-            assert!(rows as u64 * row_bytes <= 4096 && rows as u64 * row_bytes % 256 == 0, "{row_bytes}: {rows}");
+            assert!(
+                rows as u64 * row_bytes <= 4096 && (rows as u64 * row_bytes).is_multiple_of(256),
+                "{row_bytes}: {rows}"
+            );
         }
         assert_eq!(profile.window_rows(10, 400), Ok(10), "what fits whole needs no alignment");
         assert!(profile.window_rows(100, 4097).is_err());

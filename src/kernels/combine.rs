@@ -49,7 +49,7 @@ impl Kernel for LinearCombination {
     fn launch(&self, call: &Call<'_>, profile: &DeviceProfile) -> Result<Launch, String> {
         let count = call.output.shape.count();
         let terms = call.inputs.len() - 1;
-        let vec = if count % 4 == 0 { 4 } else { 1 };
+        let vec = if count.is_multiple_of(4) { 4 } else { 1 };
         let constants = vec![
             ("TERMS", Value::Int(terms as u32)),
             ("VEC", Value::Int(vec as u32)),

@@ -67,7 +67,11 @@ impl Concat {
         let (unit, count, place) = if halves {
             (2, ty.shape.count(), place)
         } else {
-            (4, ty.shape.count() * size / 4 + usize::from(ty.shape.count() * size % 4 != 0), place * size / 4)
+            (
+                4,
+                ty.shape.count() * size / 4 + usize::from(!(ty.shape.count() * size).is_multiple_of(4)),
+                place * size / 4,
+            )
         };
         let vec = if !halves && count % 4 == 0 && place % 4 == 0 { 4 } else { 1 };
         let constants =

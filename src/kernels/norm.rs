@@ -82,7 +82,7 @@ impl Sharing {
         let width = group.max(64);
         let reduce = match profile.subgroups {
             _ if group == 1 => "none",
-            Some((least, most)) if group <= least as usize && width % most as usize == 0 => "shuffle",
+            Some((least, most)) if group <= least as usize && width.is_multiple_of(most as usize) => "shuffle",
             Some((least, most)) if least >= 4 && group == width && most as usize <= width => "subgroup",
             _ => "tree",
         };
@@ -180,7 +180,7 @@ fn check_table(name: &str, table: &TensorType, x: &TensorType, rows_allowed: boo
     let (c, count) = (x.shape.last(), table.shape.count());
     let fits = table.dtype == DType::F32
         && table.shape.last() == c
-        && (count == c || rows_allowed && count > 0 && x.shape.count() % count == 0);
+        && (count == c || rows_allowed && count > 0 && x.shape.count().is_multiple_of(count));
     let wanted = if rows_allowed { "[R, C] or [C], R a divisor of the rows" } else { "[C]" };
     if fits { Ok(()) } else { Err(format!("{name} must be f32 {wanted} for {}, not {table}", x.shape)) }
 }

@@ -88,7 +88,7 @@ impl Kernel for Pointwise {
         let a = inputs[0].shape;
         if let Some(b) = inputs.get(1).map(|ty| ty.shape) {
             let tail = &a.dims()[a.rank().saturating_sub(b.rank())..];
-            if b.count() == 0 || a.count() % b.count() != 0 || (b.dims() != tail && b.last() != a.last()) {
+            if b.count() == 0 || !a.count().is_multiple_of(b.count()) || (b.dims() != tail && b.last() != a.last()) {
                 return Err(format!("{b} does not repeat over {a}"));
             }
         }
@@ -102,7 +102,7 @@ impl Kernel for Pointwise {
         }
         let count = call.output.shape.count();
         let b_count = call.inputs.get(1).map_or(count, |ty| ty.shape.count());
-        let vec = if count % 4 == 0 && b_count % 4 == 0 { 4 } else { 1 };
+        let vec = if count.is_multiple_of(4) && b_count.is_multiple_of(4) { 4 } else { 1 };
         let size = types.iter().map(|t| t.size()).max().unwrap_or(4);
         // A repeated b that can be bound in whole is; else every window has its own part of it, and none crosses its end.
         let b_size = call.inputs.get(1).map_or(4, |ty| ty.dtype.size());

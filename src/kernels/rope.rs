@@ -53,7 +53,7 @@ impl Kernel for Rope {
         }
         let (batches, rows, channels) = (ty.shape[0], ty.shape[1], ty.shape[2]);
         let head_dim = channels / self.heads;
-        let pairs = if head_dim % 4 == 0 { 2 } else { 1 };
+        let pairs = if head_dim.is_multiple_of(4) { 2 } else { 1 };
         let unit_bytes = 2 * pairs * ty.dtype.size();
         let (row_bytes, table_bytes) = (channels * ty.dtype.size(), head_dim / 2 * 4);
         let most = profile.max_binding as usize;

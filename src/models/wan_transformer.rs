@@ -119,7 +119,8 @@ impl WanTransformer {
     pub fn load(archive: &Archive, config: WanTransformerConfig) -> Result<Self> {
         let scope = Scope::new(archive);
         let [dim, in_channels, pt, ph, pw] = scope.dims("patch_embedding.weight");
-        if !scope.failed() && ([pt, ph, pw] != config.patch || dim % config.heads != 0 || (dim / config.heads) % 2 != 0)
+        if !scope.failed()
+            && ([pt, ph, pw] != config.patch || dim % config.heads != 0 || !(dim / config.heads).is_multiple_of(2))
         {
             let reason = format!(
                 "patches {:?} and {dim} features do not fit config.json, which has patches {:?} and {} heads of an even size",

@@ -113,7 +113,7 @@ fn made_up(input: &CaseInput, random: &mut Random) -> HostTensor {
         }
         Fill::Normal(deviation) => {
             let mut draw = || {
-                let outlier = if random.next() % 64 == 0 { 10.0 } else { 1.0 };
+                let outlier = if random.next().is_multiple_of(64) { 10.0 } else { 1.0 };
                 deviation * outlier * random.normal() as f32
             };
             let values: Vec<f32> = (0..count).map(|_| draw()).collect();

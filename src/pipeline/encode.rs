@@ -78,7 +78,7 @@ mod tests {
     fn padding_is_merged_into_one_row_that_counts_as_many() {
         let full = HostTensor::from_f32([512, 1], &[1.0; 512]);
         let short = HostTensor::from_f32([2, 1], &[3.0, 4.0]);
-        let text = pad(&[short.clone()], 1);
+        let text = pad(std::slice::from_ref(&short), 1);
         assert_eq!(text.states.to_f32(), [3.0, 4.0, 0.0]);
         assert_eq!(text.key_bias.to_f32(), [0.0, 0.0, 510f32.ln()]);
         let text = pad(&[full, short], 1);

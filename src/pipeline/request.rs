@@ -199,7 +199,7 @@ impl Settings {
 
 fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Result<()> {
     let most = (most_tokens * unit).min(MAX_SIDE / unit * unit);
-    if side == 0 || side % unit != 0 || side > most {
+    if side == 0 || !side.is_multiple_of(unit) || side > most {
         let below = (side / unit * unit).clamp(unit, most);
         let above = (below + unit).min(most);
         let nearest = if below == above || side < below { format!("{below}") } else { format!("{below} or {above}") };
@@ -227,7 +227,7 @@ fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
         return Ok(1 + latent * unit);
     }
     let frames = request.frames.unwrap_or(model.defaults().frames);
-    if frames == 0 || (frames - 1) % unit != 0 || frames > most {
+    if frames == 0 || !(frames - 1).is_multiple_of(unit) || frames > most {
         let below = (1 + frames.saturating_sub(1) / unit * unit).min(most);
         let above = (below + unit).min(most);
         let nearest = if frames == 0 || below == above { format!("{below}") } else { format!("{below} or {above}") };

@@ -211,7 +211,7 @@ impl Tile {
 
     /// How a head is shared out: elements of a chunk, chunks of an invocation, of a workgroup, of the head.
     fn head(head_dim: usize) -> (usize, usize, usize, usize) {
-        let vec = if head_dim % 4 == 0 { 4 } else { 1 };
+        let vec = if head_dim.is_multiple_of(4) { 4 } else { 1 };
         let head_chunks = head_dim / vec;
         let chunks = (8 / vec).min(head_chunks);
         (vec, chunks, head_chunks.min(MOST_INVOCATIONS * chunks), head_chunks)
@@ -237,7 +237,7 @@ impl Broadcast {
     fn choose(sizes: &Sizes, window: &Window, profile: &DeviceProfile) -> Option<Self> {
         let (least, most) = profile.subgroups?;
         let lanes = most as usize;
-        let vec = if sizes.head_dim % 4 == 0 { 4 } else { 1 };
+        let vec = if sizes.head_dim.is_multiple_of(4) { 4 } else { 1 };
         let elements = (sizes.head_dim / vec).div_ceil(lanes) * vec;
         // Few queries are not worth the longer compilation, and would leave threads idle.
         let lent = (BROADCAST_SUMS / lanes / elements).min(4).min((window.queries / lanes / 16).max(1));
@@ -254,12 +254,12 @@ impl Coop {
         let longest = if profile.kind == DeviceKind::Cpu { COOP_HEAD_IN_SOFTWARE } else { COOP_HEAD };
         let fits = least == most
             && sizes.dtype == DType::F16
-            && sizes.head_dim % size == 0
+            && sizes.head_dim.is_multiple_of(size)
             && sizes.head_dim <= longest
             && window.keys == sizes.keys
             && window.keys >= COOP_KEYS
             && window.queries >= COOP_QUERIES
-            && COOP_QUERIES % size == 0
+            && COOP_QUERIES.is_multiple_of(size)
             && [8, 16, 32, 64].contains(&most);
         let subgroups = (window.queries / COOP_QUERIES).min(4).min(MOST_INVOCATIONS / most as usize);
         fits.then_some(Self { size, subgroup: most as usize, subgroups })
