@@ -1,5 +1,7 @@
 //! Kernels against their twins, goldens and properties.
 
+#![allow(clippy::print_stdout, reason = "tests print what they measured; cargo shows it when they fail")]
+
 mod cli;
 mod combine;
 mod device;
