@@ -9,5 +9,8 @@ mod golden;
 mod kernels;
 mod models;
 mod pipelines;
+mod portability;
+mod properties;
 mod sampling;
 mod text;
+mod tidy;

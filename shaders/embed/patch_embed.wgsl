@@ -16,7 +16,9 @@ struct Params {
 
 @group(0) @binding(${next()}) var<storage, read> x: array<f32>;                // [1, C, F, H, W]
 @group(0) @binding(${next()}) var<storage, read> w: array<${storage1(WT)}>;    // [dim, C PT PH PW]
+//# if not ADD
 @group(0) @binding(${next()}) var<storage, read> bias: array<f32>;             // [dim]
+//# endif
 @group(0) @binding(${next()}) var<storage, read_write> y: array<f32>;          // [batch, L, dim]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 

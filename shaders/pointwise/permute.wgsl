@@ -17,8 +17,8 @@ struct Params {
     //# endfor
 }
 
-@group(0) @binding(${next()}) var<storage, read> x: array<${T}>;
-@group(0) @binding(${next()}) var<storage, read_write> y: array<${T}>;
+@group(0) @binding(${next()}) var<storage, read> x: array<${T}>;        // [d0, d1, ...]
+@group(0) @binding(${next()}) var<storage, read_write> y: array<${T}>;  // [d of axis 0, d of axis 1, ...]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 
 @compute @workgroup_size(${WIDTH})

@@ -195,7 +195,11 @@ impl Graph {
             let ty = kernel.infer(&types).unwrap_or(TensorType::f32([0]));
             return Var { graph: self, id: None, ty };
         };
-        match kernel.infer(&types) {
+        let inferred = match types.iter().find(|ty| ty.shape.count() == 0) {
+            Some(empty) => Err(format!("{empty} has no elements")),
+            None => kernel.infer(&types),
+        };
+        match inferred {
             Ok(ty) => self.push(NodeKind::Op { kernel, inputs: ids }, ty),
             Err(reason) => {
                 let types: Vec<String> = types.iter().map(ToString::to_string).collect();
@@ -220,7 +224,10 @@ impl Graph {
             self.poison("assign", "only inputs can be assigned to".into(), input.ty, caller);
             return;
         }
-        self.push(NodeKind::Copy { source, offset: 0, into: Some(target) }, input.ty);
+        // What is there already, perhaps under other shapes in between, stays where it is.
+        if self.inner.borrow().recording.storage(source).0 != target {
+            self.push(NodeKind::Copy { source, offset: 0, into: Some(target) }, input.ty);
+        }
     }
 
     /// Names a result of the graph.
@@ -296,7 +303,10 @@ impl<'g> Var<'g> {
     /// Indices `range` of the outermost dimension: a view where devices can bind one there, else a copy.
     #[track_caller]
     pub fn slice(self, range: Range<usize>) -> Var<'g> {
-        let caller = Location::caller();
+        self.slice_at(range, Location::caller())
+    }
+
+    fn slice_at(self, range: Range<usize>, caller: &Location<'_>) -> Var<'g> {
         let shape = self.ty.shape;
         let Some(base) = self.id else { return self };
         if shape.rank() == 0 || range.start >= range.end || range.end > shape[0] {
@@ -333,7 +343,7 @@ impl<'g> Var<'g> {
             return [poison; N];
         }
         let inner: Vec<usize> = shape.dims().iter().skip(1).copied().collect();
-        std::array::from_fn(|i| self.slice(i..i + 1).reshape(inner.as_slice()))
+        std::array::from_fn(|i| self.slice_at(i..i + 1, caller).reshape(inner.as_slice()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Shaders as data, and how their text is made: WGSL templates with constants.
 //!
 //! Templates are WGSL with three additions, rendered by minijinja in strict mode: `${expression}`, statements on lines
-//! that begin with `//#` (`//# if BIAS`, `//# for i in range(ROWS)`, `//# include "lib/reduce.wgsl"`,
+//! that begin with `//#` (`//# if BIAS`, `//# for i in range(ROWS)`, `//# include "lib/grid.wgsl"`,
 //! `//# from "lib/storage.wgsl" import storage4, load4`), and `next()`, which counts 0, 1, 2...: binding numbers.
 
 use std::sync::OnceLock;
@@ -75,7 +75,6 @@ const LIBRARY: &[(&str, &str)] = &[
     ("conv/operands.wgsl", include_str!("../../shaders/conv/operands.wgsl")),
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
-    ("lib/reduce.wgsl", include_str!("../../shaders/lib/reduce.wgsl")),
     ("lib/rows.wgsl", include_str!("../../shaders/lib/rows.wgsl")),
     ("lib/storage.wgsl", include_str!("../../shaders/lib/storage.wgsl")),
     ("matmul/operands.wgsl", include_str!("../../shaders/matmul/operands.wgsl")),

@@ -115,12 +115,11 @@ impl Kernel for PatchEmbed {
                         ],
                         needs: Needs { f16: dtype == DType::F16 && profile.f16, ..Needs::default() },
                     },
-                    bindings: vec![
-                        Binding::input(0).window(x),
-                        Binding::input(1),
-                        Binding::input(2),
-                        Binding::output().window(y.clone()),
-                    ],
+                    bindings: [Binding::input(0).window(x), Binding::input(1)]
+                        .into_iter()
+                        .chain((c0 == 0).then(|| Binding::input(2)))
+                        .chain([Binding::output().window(y.clone())])
+                        .collect(),
                     params: params.to_vec(),
                     groups: profile.grid((row_end - row).div_ceil(EACH[0]) * tiles)?,
                 });

@@ -63,6 +63,9 @@ pub(super) struct Coop {
 
 /// Most invocations of a workgroup: what WebGPU guarantees.
 const MOST_INVOCATIONS: usize = 256;
+/// Most invocations side by side over a head: fewer, so that 8 queries' probabilities and maxima leave room for the rest in
+/// the 16 KiB of workgroup memory that WebGPU guarantees.
+const MOST_ACROSS: usize = 240;
 /// Most probabilities in workgroup memory: half of the 16 KiB that WebGPU guarantees.
 const MOST_PROBABILITIES: usize = 2048;
 /// Queries that an invocation of `tile.wgsl` takes.
@@ -214,7 +217,7 @@ impl Tile {
         let vec = if head_dim.is_multiple_of(4) { 4 } else { 1 };
         let head_chunks = head_dim / vec;
         let chunks = (8 / vec).min(head_chunks);
-        (vec, chunks, head_chunks.min(MOST_INVOCATIONS * chunks), head_chunks)
+        (vec, chunks, head_chunks.min(MOST_ACROSS * chunks), head_chunks)
     }
 
     fn choose(sizes: &Sizes, window: &Window, profile: &DeviceProfile) -> Self {
