@@ -92,9 +92,9 @@ class Checkpoint:
         torch.save({**state, "step": step}, self.path.with_suffix(".tmp"))
         os.replace(self.path.with_suffix(".tmp"), self.path)
 
-    def load(self):
-        """The step to go on with: 0 when there is nothing to go on from."""
-        if not self.path.exists():
+    def load(self, must=False):
+        """The step to go on with: 0 when there is nothing to go on from, unless there `must` be."""
+        if not must and not self.path.exists():
             return 0
         state = torch.load(self.path)
         for k, v in self.parts.items():

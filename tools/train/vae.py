@@ -107,5 +107,5 @@ def train():
 def trained():
     """The VAE of the last checkpoint, for the later stages."""
     vae = model()
-    run.Checkpoint("vae", model=vae).load()
+    run.Checkpoint("vae", model=vae).load(must=True)
     return vae.eval().requires_grad_(False)
