@@ -105,8 +105,11 @@ impl Selection {
 /// Kernels with a name like this one.
 fn near(name: &str) -> Vec<&'static str> {
     let name = name.to_lowercase();
+    if let Some(op) = ALL.iter().find(|op| op.name == name) {
+        return vec![op.name];
+    }
     let like = |op: &&Op| {
-        let part = !name.is_empty() && (op.name.contains(&name) || name.contains(op.name));
+        let part = !name.is_empty() && op.name.contains(&name);
         part || distance(op.name, &name) <= 1 + name.chars().count() / 4
     };
     ALL.iter().filter(like).map(|op| op.name).collect()

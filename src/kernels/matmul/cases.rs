@@ -143,6 +143,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = drafts.into_iter().map(Draft::case).collect();
     // Sizes that mean something: a block's projections for a short clip, and the time embedding.
     cases.push(product(512, 512, 512).case().bench());
+    cases.push(product(1024, 1024, 1024).case().bench());
     cases.push(product(256, 1536, 512).weights(BF16).bias().activation(GeluTanh).case().bench());
     cases.push(product(256, 512, 1024).types(F16, F16, F16).bias().case().bench());
     cases.push(product(1, 1536, 1536).weights(BF16).bias().activation(Silu).case().bench());
