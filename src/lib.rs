@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! use mutoscope::media::{Format, Writer};
-//! use mutoscope::pipeline::{Engine, EngineOptions, Event, Model, Request, Settings};
+//! use mutoscope::pipeline::{Engine, EngineOptions, Model, Request, Settings};
 //!
 //! # fn main() -> mutoscope::Result<()> {
 //! let engine = Engine::new(&EngineOptions::default())?;
@@ -37,7 +37,7 @@
 //! let (device, queue) = pollster::block_on(adapter.request_device(&wanted))?;
 //!
 //! let engine = Engine::on(Gpu::from_device(device.clone(), queue.clone())?);
-//! let request = Request::new("a green star falls over a dark background");
+//! let request = Request::new("a green star moves down over a black background");
 //! engine.generate(&Model::embedded()?, &request, &mut |event| {
 //!     if let Event::Frame { index, frame } = event {
 //!         println!("frame {index}: {}x{}", frame.width, frame.height); // show it, send it, write it
