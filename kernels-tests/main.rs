@@ -5,6 +5,7 @@
 mod cli;
 mod combine;
 mod device;
+mod embedded;
 mod golden;
 mod kernels;
 mod models;

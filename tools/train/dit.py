@@ -138,7 +138,6 @@ def train():
     vae = vae_stage.trained()
     data = torch.load(run.OUT / "latents.pt")
     latent_stage.whiten(vae, data)
-    latents, combinations = data["latents"], data["combinations"]
     # Whitening makes faint channels as loud as those that carry the colours; here they count for what they were.
     weight = (data["std"] / data["std"].mean()).view(1, -1, 1, 1, 1)
     tokenizer, encoder, transformer = fresh()
@@ -161,12 +160,14 @@ def train():
         step=step,
         text_encoder=sum(p.numel() for p in encoder.parameters()),
         transformer=sum(p.numel() for p in transformer.parameters()),
-        latents=len(latents),
+        latents=len(data["anywhere"][1]) + len(data["middle"][1]),
     )
     asked = run.random.Random(11).sample(world.HELD_OUT, 24)
     began, mean_loss = time.time(), 0.0
     while step < c["steps"]:
         shared, rng = run.step_generators(3, step)
+        # First what the words look like, anywhere in the picture; then how it moves, through the middle.
+        latents, combinations = data["anywhere" if step < c["anywhere"] else "middle"]
         # Stills teach the words for what is seen, at a fifth of the cost, so every other batch is of them, and
         # twice as large. The first latent frames of a clip are those of the clip cut short: the VAE is causal.
         short = c["short_late"] if step >= c["steps"] - c["decay"] else c["short"]

@@ -13,26 +13,33 @@ def encode(vae, clips):
         return vae_parallel.encode(vae, clips)[0]
 
 
-def make(vae):
-    """Renders and encodes `count` clips of the trained combinations, evenly over them. Writes
-    out/latents.pt."""
-    c = run.config("latents")
-    rng = run.step_generators(2, 0)[0]
+def clips_of(vae, count, rng, anywhere):
+    """Latents of `count` clips of the trained combinations, evenly over them, and which each is of."""
     chosen = []
-    while len(chosen) < c["count"]:
+    while len(chosen) < count:
         chosen += rng.sample(world.TRAINED, len(world.TRAINED))
-    chosen = chosen[: c["count"]]
+    chosen = chosen[:count]
     stored = []
     for i in range(0, len(chosen), 8):
-        clips = torch.stack([world.render(x, rng) for x in chosen[i : i + 8]])
+        clips = torch.stack([world.render(x, rng, anywhere=anywhere) for x in chosen[i : i + 8]])
         stored.append(encode(vae, clips.permute(0, 4, 1, 2, 3).float() / 127.5 - 1))
         if i % 800 == 0:
-            run.log("latents", clips=i)
-    z = torch.cat(stored)
-    mean, std = z.mean((0, 2, 3, 4)), z.std((0, 2, 3, 4))
-    z = (z - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)
-    run.log("latents", clips=len(z), mean=mean.tolist(), std=std.tolist())
-    torch.save({"latents": z.half(), "combinations": chosen, "mean": mean, "std": std}, run.OUT / "latents.pt")
+            run.log("latents", clips=i, anywhere=anywhere)
+    return torch.cat(stored), chosen
+
+
+def make(vae):
+    """Renders and encodes clips anywhere in the picture and clips through its middle (`world.render`), both whitened by
+    the former. Writes out/latents.pt."""
+    c = run.config("latents")
+    rng = run.step_generators(2, 0)[0]
+    anywhere, chosen = clips_of(vae, c["anywhere"], rng, True)
+    middle, of_middle = clips_of(vae, c["middle"], rng, False)
+    mean, std = anywhere.mean((0, 2, 3, 4)), anywhere.std((0, 2, 3, 4))
+    white = lambda z: ((z - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)).half()
+    run.log("latents", clips=len(anywhere) + len(middle), mean=mean.tolist(), std=std.tolist())
+    parts = {"anywhere": (white(anywhere), chosen), "middle": (white(middle), of_middle)}
+    torch.save({**parts, "mean": mean, "std": std}, run.OUT / "latents.pt")
 
 
 def whiten(vae, stored):

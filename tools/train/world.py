@@ -130,8 +130,12 @@ def _distance(shape, x, y, r):
     raise ValueError(f"no shape called {shape}")
 
 
-def render(combination, rng, frames=FRAMES, crop=None):
-    """A clip of the combination at a random place, size and speed: uint8 [frames, SIZE, SIZE, 3].
+def render(combination, rng, frames=FRAMES, crop=None, anywhere=True):
+    """A clip of the combination at a random size and speed: uint8 [frames, SIZE, SIZE, 3].
+
+    `anywhere`: at a random place, which is what the VAE learns from. Otherwise on a way whose middle is near the middle
+    of the picture, which is what the transformer learns: where a shape is then follows from its direction, and so does
+    the motion, which a small transformer is long in finding out from clips anywhere.
 
     `crop` cuts a square window of that many pixels out, somewhere about the shape: most of a whole frame is
     flat, so a window teaches the VAE more for its pixels.
@@ -143,8 +147,12 @@ def render(combination, rng, frames=FRAMES, crop=None):
     # The whole way of a full-length clip lies inside the frame, so that a short clip looks like its beginning.
     way_x, way_y = dx * (FRAMES - 1), dy * (FRAMES - 1)
     margin = r + 1
-    x0 = rng.uniform(margin - min(way_x, 0), SIZE - margin - max(way_x, 0))
-    y0 = rng.uniform(margin - min(way_y, 0), SIZE - margin - max(way_y, 0))
+    if anywhere:
+        x0 = rng.uniform(margin - min(way_x, 0), SIZE - margin - max(way_x, 0))
+        y0 = rng.uniform(margin - min(way_y, 0), SIZE - margin - max(way_y, 0))
+    else:
+        x0 = (SIZE - way_x) / 2 + rng.uniform(-3, 3)
+        y0 = (SIZE - way_y) / 2 + rng.uniform(-3, 3)
     side, left, top = SIZE, 0, 0
     if crop:
         side = crop
