@@ -157,3 +157,52 @@ fn worst_frame(frames: &[Frame], want: &HostTensor) -> f64 {
     };
     frames.iter().zip(want.chunks(size)).map(one).fold(f64::INFINITY, f64::min)
 }
+
+/// A copy of golden pipeline `a` whose transformer's tensors went through `change`.
+fn altered(change: impl Fn(&mut Vec<(String, HostTensor)>)) -> (tempfile::TempDir, Result<Model, Error>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let from = pipeline("a");
+    for part in ["scheduler", "text_encoder", "tokenizer", "transformer", "vae"] {
+        std::fs::create_dir(folder.path().join(part)).expect("a folder");
+        for file in std::fs::read_dir(from.join(part)).expect("listed") {
+            let file = file.expect("a file");
+            std::fs::copy(file.path(), folder.path().join(part).join(file.file_name())).expect("copied");
+        }
+    }
+    std::fs::copy(from.join("model_index.json"), folder.path().join("model_index.json")).expect("copied");
+    let path = folder.path().join("transformer/diffusion_pytorch_model.safetensors");
+    let source = mutoscope::weights::Safetensors::open(from.join("transformer/diffusion_pytorch_model.safetensors"));
+    let source = source.expect("readable");
+    let read = |name: &str| (name.to_owned(), source.tensor(name).expect("a tensor"));
+    let mut tensors: Vec<(String, HostTensor)> = source.names().map(read).collect();
+    change(&mut tensors);
+    let list: Vec<(&str, HostTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    mutoscope::weights::save_safetensors(&path, &list, &[]).expect("saved");
+    let model = Model::open(folder.path());
+    (folder, model)
+}
+
+#[test]
+fn a_transformer_that_lacks_or_bends_a_tensor_is_refused_by_its_name() {
+    let name = "blocks.1.ffn.net.2.weight";
+    let of = |list: &[(String, HostTensor)]| list.iter().position(|(other, _)| other == name).expect("it is there");
+    assert!(altered(|_| ()).1.is_ok(), "a faithful copy opens");
+    let refused = |change: &dyn Fn(&mut Vec<(String, HostTensor)>), word: &str| {
+        let error = altered(change).1.expect_err("must be refused");
+        assert!(matches!(error, Error::Tensor { .. }) && error.to_string().contains(word), "{error}");
+    };
+    refused(&|list| drop(list.remove(of(list))), name);
+    refused(&|list| list.push(("blocks.0.surplus".into(), HostTensor::from_f32([2], &[1.0, 2.0]))), "blocks.0.surplus");
+    for axis in [0, 1] {
+        refused(
+            &|list| {
+                let at = of(list);
+                let mut dims = list[at].1.shape().dims().to_vec();
+                dims[axis] -= 1;
+                let count = dims.iter().product();
+                list[at].1 = HostTensor::from_f32(dims.as_slice(), &list[at].1.to_f32()[..count]);
+            },
+            name,
+        );
+    }
+}

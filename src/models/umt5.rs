@@ -166,17 +166,24 @@ impl Layer {
     fn load(scope: &Scope, dim: usize, config: &Umt5Config) -> Self {
         let attention = scope.at("layer").at(0).at("SelfAttention");
         let feed_forward = scope.at("layer").at(1).at("DenseReluDense");
+        let q = Linear::load(&attention.at("q"), dim);
+        let wi_0 = Linear::load(&feed_forward.at("wi_0"), dim);
+        let (inner, hidden) = (q.outputs(), wi_0.outputs());
+        if inner % config.heads != 0 {
+            let reason = format!("{inner} features cannot be divided among {} heads", config.heads);
+            scope.fail(Error::tensor(scope.source(), format!("{}.q.weight", attention.path()), reason));
+        }
         Self {
             norm1: RmsNorm::load(&scope.at("layer.0.layer_norm"), dim, config.eps),
-            q: Linear::load(&attention.at("q")),
-            k: Linear::load(&attention.at("k")),
-            v: Linear::load(&attention.at("v")),
-            o: Linear::load(&attention.at("o")),
+            q,
+            k: Linear::load_sized(&attention.at("k"), inner, dim),
+            v: Linear::load_sized(&attention.at("v"), inner, dim),
+            o: Linear::load_sized(&attention.at("o"), dim, inner),
             relative: attention.at("relative_attention_bias").matrix("weight", [config.buckets, config.heads]),
             norm2: RmsNorm::load(&scope.at("layer.1.layer_norm"), dim, config.eps),
-            wi_0: Linear::load(&feed_forward.at("wi_0")),
-            wi_1: Linear::load(&feed_forward.at("wi_1")),
-            wo: Linear::load(&feed_forward.at("wo")),
+            wi_0,
+            wi_1: Linear::load_sized(&feed_forward.at("wi_1"), hidden, dim),
+            wo: Linear::load_sized(&feed_forward.at("wo"), dim, hidden),
         }
     }
 

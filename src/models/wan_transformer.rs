@@ -131,6 +131,7 @@ impl WanTransformer {
             return Err(Error::tensor(archive.path(), "patch_embedding.weight", reason));
         }
         let embedder = scope.at("condition_embedder");
+        let [_, text_dim] = embedder.dims("text_embedder.linear_1.weight");
         let blocks = (0..scope.count("blocks")).map(|i| Block::load(&scope.at("blocks").at(i), dim, &config)).collect();
         let model = Self {
             patch_weight: scope.flattened("patch_embedding.weight", [dim, in_channels, pt, ph, pw]),
@@ -138,10 +139,10 @@ impl WanTransformer {
             time_in: Linear::load_sized(&embedder.at("time_embedder.linear_1"), dim, config.freq_dim),
             time_out: Linear::load_sized(&embedder.at("time_embedder.linear_2"), dim, dim),
             time_proj: Linear::load_sized(&embedder.at("time_proj"), 6 * dim, dim),
-            text_in: Linear::load(&embedder.at("text_embedder.linear_1")),
+            text_in: Linear::load_sized(&embedder.at("text_embedder.linear_1"), dim, text_dim),
             text_out: Linear::load_sized(&embedder.at("text_embedder.linear_2"), dim, dim),
             blocks,
-            proj_out: Linear::load(&scope.at("proj_out")),
+            proj_out: Linear::load(&scope.at("proj_out"), dim),
             table: scope.vector("scale_shift_table", [2, dim]),
             dim,
             in_channels,
@@ -253,12 +254,13 @@ fn add_table<'g, const P: usize>(table: Var<'g>, rows: Var<'g>) -> [Var<'g>; P] 
 
 impl Block {
     fn load(scope: &Scope, dim: usize, config: &WanTransformerConfig) -> Self {
+        let ffn_in = Linear::load(&scope.at("ffn.net.0.proj"), dim);
         Self {
-            attn1: Attention::load(&scope.at("attn1"), config.heads, config.eps),
-            attn2: Attention::load(&scope.at("attn2"), config.heads, config.eps),
+            attn1: Attention::load(&scope.at("attn1"), dim, config.heads, config.eps),
+            attn2: Attention::load(&scope.at("attn2"), dim, config.heads, config.eps),
             norm2: scope.has("norm2.weight").then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
-            ffn_in: Linear::load(&scope.at("ffn.net.0.proj")),
-            ffn_out: Linear::load(&scope.at("ffn.net.2")),
+            ffn_out: Linear::load_sized(&scope.at("ffn.net.2"), dim, ffn_in.outputs()),
+            ffn_in,
             table: scope.vector("scale_shift_table", [6, dim]),
             eps: config.eps,
         }

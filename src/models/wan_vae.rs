@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Var;
 use crate::kernels::attention::AttentionBias;
 use crate::nn::{CausalConv3d, ChannelNorm, Linear, Stream, UpsampleConv2d};
@@ -100,23 +100,25 @@ impl WanVaeDecoder {
         let scope = Scope::new(archive);
         let decoder = scope.at("decoder");
         let mid = decoder.at("mid_block");
-        let up_blocks = decoder.at("up_blocks");
-        let model = Self {
-            post_quant: Linear::load_pointwise(&scope.at("post_quant_conv")),
-            conv_in: CausalConv3d::load(&decoder.at("conv_in")),
-            mid_in: ResidualBlock::load(&mid.at("resnets.0")),
-            mid_attention: AttentionBlock::load(&mid.at("attentions.0")),
-            mid_out: ResidualBlock::load(&mid.at("resnets.1")),
-            up_blocks: (0..decoder.count("up_blocks")).map(|i| UpBlock::load(&up_blocks.at(i))).collect(),
-            norm_out: ChannelNorm::load(&decoder.at("norm_out")),
-            conv_out: CausalConv3d::load(&decoder.at("conv_out")),
-            config,
-        };
-        if !scope.failed() && model.channels() != model.config.mean.len() {
-            let reason =
-                format!("{} channels, but config.json has {} means", model.channels(), model.config.mean.len());
-            scope.fail(crate::Error::tensor(archive.path(), "post_quant_conv.weight", reason));
+        let post_quant = Linear::load_pointwise(&scope.at("post_quant_conv"), config.mean.len());
+        let conv_in = CausalConv3d::load(&decoder.at("conv_in"), post_quant.outputs());
+        let mid_in = ResidualBlock::load(&mid.at("resnets.0"), conv_in.outputs());
+        let mid_attention = AttentionBlock::load(&mid.at("attentions.0"), mid_in.outputs());
+        let mid_out = ResidualBlock::load(&mid.at("resnets.1"), mid_in.outputs());
+        let mut channels = mid_out.outputs();
+        let mut up_blocks = Vec::new();
+        for i in 0..decoder.count("up_blocks") {
+            let block = UpBlock::load(&decoder.at("up_blocks").at(i), channels);
+            channels = block.outputs(channels);
+            up_blocks.push(block);
         }
+        let norm_out = ChannelNorm::load(&decoder.at("norm_out"), channels);
+        let conv_out = CausalConv3d::load(&decoder.at("conv_out"), channels);
+        if conv_out.outputs() != 3 {
+            let reason = format!("it gives {} channels where a picture has 3", conv_out.outputs());
+            scope.fail(Error::tensor(archive.path(), "decoder.conv_out.weight", reason));
+        }
+        let model = Self { config, post_quant, conv_in, mid_in, mid_attention, mid_out, up_blocks, norm_out, conv_out };
         scope.ignore("encoder");
         scope.ignore("quant_conv");
         scope.finish()?;
@@ -161,14 +163,21 @@ impl WanVaeDecoder {
 }
 
 impl ResidualBlock {
-    fn load(scope: &Scope) -> Self {
+    fn load(scope: &Scope, inputs: usize) -> Self {
+        let conv1 = CausalConv3d::load(&scope.at("conv1"), inputs);
+        let outputs = conv1.outputs();
+        let shortcut = || CausalConv3d::load(&scope.at("conv_shortcut"), inputs);
         Self {
-            norm1: ChannelNorm::load(&scope.at("norm1")),
-            conv1: CausalConv3d::load(&scope.at("conv1")),
-            norm2: ChannelNorm::load(&scope.at("norm2")),
-            conv2: CausalConv3d::load(&scope.at("conv2")),
-            shortcut: scope.has("conv_shortcut.weight").then(|| CausalConv3d::load(&scope.at("conv_shortcut"))),
+            norm1: ChannelNorm::load(&scope.at("norm1"), inputs),
+            norm2: ChannelNorm::load(&scope.at("norm2"), outputs),
+            conv2: CausalConv3d::load(&scope.at("conv2"), outputs),
+            shortcut: (inputs != outputs).then(shortcut),
+            conv1,
         }
+    }
+
+    fn outputs(&self) -> usize {
+        self.conv2.outputs()
     }
 
     fn forward<'g>(&self, x: Var<'g>, stream: &Stream<'g>) -> Var<'g> {
@@ -179,11 +188,16 @@ impl ResidualBlock {
 }
 
 impl AttentionBlock {
-    fn load(scope: &Scope) -> Self {
+    fn load(scope: &Scope, channels: usize) -> Self {
+        let qkv = Linear::load_pointwise(&scope.at("to_qkv"), channels);
+        if qkv.outputs() != 3 * channels {
+            let reason = format!("{} outputs are not queries, keys and values of {channels} channels", qkv.outputs());
+            scope.fail(Error::tensor(scope.source(), format!("{}.to_qkv.weight", scope.path()), reason));
+        }
         Self {
-            norm: ChannelNorm::load(&scope.at("norm")),
-            qkv: Linear::load_pointwise(&scope.at("to_qkv")).split(),
-            proj: Linear::load_pointwise(&scope.at("proj")),
+            norm: ChannelNorm::load(&scope.at("norm"), channels),
+            qkv: qkv.split(),
+            proj: Linear::load_pointwise(&scope.at("proj"), channels),
         }
     }
 
@@ -199,16 +213,26 @@ impl AttentionBlock {
 }
 
 impl UpBlock {
-    fn load(scope: &Scope) -> Self {
-        let resnets = scope.at("resnets");
-        let upsampler = scope.at("upsamplers.0");
-        Self {
-            resnets: (0..scope.count("resnets")).map(|i| ResidualBlock::load(&resnets.at(i))).collect(),
-            upsampler: upsampler.has("resample.1.weight").then(|| Upsampler {
-                time_conv: upsampler.has("time_conv.weight").then(|| CausalConv3d::load(&upsampler.at("time_conv"))),
-                resample: UpsampleConv2d::load(&upsampler.at("resample.1")),
-            }),
+    fn load(scope: &Scope, mut channels: usize) -> Self {
+        let mut resnets = Vec::new();
+        for i in 0..scope.count("resnets") {
+            let block = ResidualBlock::load(&scope.at("resnets").at(i), channels);
+            channels = block.outputs();
+            resnets.push(block);
         }
+        let upsampler = scope.at("upsamplers.0");
+        let time_conv = || CausalConv3d::load(&upsampler.at("time_conv"), channels);
+        let upsampler = upsampler.has("resample.1.weight").then(|| Upsampler {
+            time_conv: upsampler.has("time_conv.weight").then(time_conv),
+            resample: UpsampleConv2d::load(&upsampler.at("resample.1"), channels),
+        });
+        Self { resnets, upsampler }
+    }
+
+    /// Channels that it gives when it takes `inputs`.
+    fn outputs(&self, inputs: usize) -> usize {
+        let resnets = self.resnets.last().map_or(inputs, ResidualBlock::outputs);
+        self.upsampler.as_ref().map_or(resnets, |upsampler| upsampler.resample.outputs())
     }
 
     fn forward<'g>(&self, x: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {

@@ -27,14 +27,14 @@ pub struct KeyValue<'g> {
 }
 
 impl Attention {
-    /// Reads the four projections and two norms.
-    pub fn load(scope: &Scope, heads: usize, eps: f32) -> Self {
-        let to_q = Linear::load(&scope.at("to_q"));
-        let inner = to_q.outputs();
+    /// Reads the four projections, between `dim` features and as many in the heads, and two norms.
+    pub fn load(scope: &Scope, dim: usize, heads: usize, eps: f32) -> Self {
+        let square = |name: &str| Linear::load_sized(&scope.at(name), dim, dim);
+        let (to_q, inner) = (square("to_q"), dim);
         Self {
-            to_k: Linear::load(&scope.at("to_k")),
-            to_v: Linear::load(&scope.at("to_v")),
-            to_out: Linear::load(&scope.at("to_out").at(0)),
+            to_k: square("to_k"),
+            to_v: square("to_v"),
+            to_out: square("to_out.0"),
             norm_q: RmsNorm::load(&scope.at("norm_q"), inner, eps),
             norm_k: RmsNorm::load(&scope.at("norm_k"), inner, eps),
             to_q,

@@ -54,10 +54,15 @@ pub struct CausalConv3d {
 }
 
 impl CausalConv3d {
-    /// Reads `weight` \[O, I, kt, kh, kw\] and, if there is one, `bias` \[O\].
-    pub fn load(scope: &Scope) -> Self {
-        let dims = scope.dims::<5>("weight");
-        Self { weight: scope.conv("weight", dims), bias: scope.optional_vector("bias", [dims[0]]) }
+    /// Reads `weight` \[O, inputs, kt, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
+    pub fn load(scope: &Scope, inputs: usize) -> Self {
+        let [o, _, kt, kh, kw] = scope.dims("weight");
+        Self { weight: scope.conv("weight", [o, inputs, kt, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+    }
+
+    /// How many channels it gives.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape()[0]
     }
 
     /// x \[T, H, W, I\] -> \[T, H, W, O\], plus `residual` if there is one.
@@ -87,10 +92,15 @@ pub struct UpsampleConv2d {
 }
 
 impl UpsampleConv2d {
-    /// Reads `weight` \[O, I, kh, kw\] and, if there is one, `bias` \[O\].
-    pub fn load(scope: &Scope) -> Self {
-        let [o, i, kh, kw] = scope.dims("weight");
-        Self { weight: scope.conv("weight", [o, i, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+    /// Reads `weight` \[O, inputs, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
+    pub fn load(scope: &Scope, inputs: usize) -> Self {
+        let [o, _, kh, kw] = scope.dims("weight");
+        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+    }
+
+    /// How many channels it gives.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape()[0]
     }
 
     /// x \[T, H, W, I\] -> \[T, 2 H, 2 W, O\]

@@ -14,10 +14,10 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Reads `weight` and, if there is one, `bias`; the sizes are the file's.
-    pub fn load(scope: &Scope) -> Self {
-        let [n, k] = scope.dims("weight");
-        Self::load_sized(scope, n, k)
+    /// Reads `weight` \[N, inputs\] and, if there is one, `bias`; N is the file's.
+    pub fn load(scope: &Scope, inputs: usize) -> Self {
+        let [n, _] = scope.dims("weight");
+        Self::load_sized(scope, n, inputs)
     }
 
     /// Reads `weight` \[n, k\] and, if there is one, `bias` \[n\].
@@ -25,11 +25,16 @@ impl Linear {
         Self { weight: scope.matrix("weight", [n, k]), bias: scope.optional_vector("bias", [n]) }
     }
 
-    /// Reads a convolution of kernel size one (`weight` \[n, k, 1, 1, ...\], `bias` \[n\]) as a linear layer over channels.
-    pub fn load_pointwise(scope: &Scope) -> Self {
-        let shape = scope.shape_of("weight");
-        let n = shape.map_or(1, |s| s.dims().first().copied().unwrap_or(1));
-        let stored = shape.unwrap_or([1, 1].into());
+    /// Reads a convolution of kernel size one (`weight` \[n, inputs, 1, 1, ...\], `bias` \[n\]) as a linear layer over
+    /// channels.
+    pub fn load_pointwise(scope: &Scope, inputs: usize) -> Self {
+        let mut stored = scope.shape_of("weight").map_or(vec![1, inputs], |shape| shape.dims().to_vec());
+        let n = stored.first().copied().unwrap_or(1);
+        stored.iter_mut().skip(1).for_each(|dim| *dim = 1);
+        if let Some(k) = stored.get_mut(1) {
+            *k = inputs;
+        }
+        let stored = crate::tensor::Shape::new(&stored);
         Self { weight: scope.flattened("weight", stored), bias: scope.optional_vector("bias", [n]) }
     }
 

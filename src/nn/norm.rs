@@ -55,8 +55,7 @@ pub struct ChannelNorm {
 
 impl ChannelNorm {
     /// Reads `gamma` \[C, 1, ...\].
-    pub fn load(scope: &Scope) -> Self {
-        let channels = scope.shape_of("gamma").map_or(1, |shape| shape.count());
+    pub fn load(scope: &Scope, channels: usize) -> Self {
         Self { gamma: scope.vector("gamma", [channels]) }
     }
 

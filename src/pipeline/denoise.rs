@@ -88,7 +88,7 @@ pub fn denoise(
     if !result.to_f32().iter().all(|v| v.is_finite()) {
         let hint =
             if compute == DType::F16 { "try --precision f32" } else { "try other settings, or check the weights" };
-        return Err(Error::Internal(format!("the latents came out as NaN or infinity; {hint}")));
+        return Err(Error::model(model.name(), format!("the latents came out as NaN or infinity; {hint}")));
     }
     Ok(result)
 }
