@@ -158,8 +158,10 @@ fn worst_frame(frames: &[Frame], want: &HostTensor) -> f64 {
     frames.iter().zip(want.chunks(size)).map(one).fold(f64::INFINITY, f64::min)
 }
 
+type Tensors = Vec<(String, HostTensor)>;
+
 /// A copy of golden pipeline `a` whose transformer's tensors went through `change`.
-fn altered(change: impl Fn(&mut Vec<(String, HostTensor)>)) -> (tempfile::TempDir, Result<Model, Error>) {
+fn altered(change: impl Fn(&mut Tensors)) -> (tempfile::TempDir, Result<Model, Error>) {
     let folder = tempfile::tempdir().expect("a folder");
     let from = pipeline("a");
     for part in ["scheduler", "text_encoder", "tokenizer", "transformer", "vae"] {
@@ -174,7 +176,7 @@ fn altered(change: impl Fn(&mut Vec<(String, HostTensor)>)) -> (tempfile::TempDi
     let source = mutoscope::weights::Safetensors::open(from.join("transformer/diffusion_pytorch_model.safetensors"));
     let source = source.expect("readable");
     let read = |name: &str| (name.to_owned(), source.tensor(name).expect("a tensor"));
-    let mut tensors: Vec<(String, HostTensor)> = source.names().map(read).collect();
+    let mut tensors: Tensors = source.names().map(read).collect();
     change(&mut tensors);
     let list: Vec<(&str, HostTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     mutoscope::weights::save_safetensors(&path, &list, &[]).expect("saved");
@@ -187,7 +189,7 @@ fn a_transformer_that_lacks_or_bends_a_tensor_is_refused_by_its_name() {
     let name = "blocks.1.ffn.net.2.weight";
     let of = |list: &[(String, HostTensor)]| list.iter().position(|(other, _)| other == name).expect("it is there");
     assert!(altered(|_| ()).1.is_ok(), "a faithful copy opens");
-    let refused = |change: &dyn Fn(&mut Vec<(String, HostTensor)>), word: &str| {
+    let refused = |change: &dyn Fn(&mut Tensors), word: &str| {
         let error = altered(change).1.expect_err("must be refused");
         assert!(matches!(error, Error::Tensor { .. }) && error.to_string().contains(word), "{error}");
     };

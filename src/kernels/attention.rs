@@ -1,7 +1,7 @@
 //! `attention`: softmax(scale q k^T + bias) v per batch and head, in one pass over the keys with a running maximum and
 //! sum (arXiv:2205.14135; arXiv:2307.08691, algorithm 1).
 //!
-//! Shaders: `shaders/attention/*.wgsl`. Twin: [`twins::attention`](super::twins::attention).
+//! Shaders: `shaders/attention/*.wgsl`. Twin: [`twins::attention`].
 
 use std::ops::Range;
 

@@ -1,6 +1,6 @@
 //! `linear_combination`: the sampler's arithmetic.
 //!
-//! Shader: `shaders/pointwise/linear_combination.wgsl`. Twin: [`twins::combine`](super::twins::combine).
+//! Shader: `shaders/pointwise/linear_combination.wgsl`. Twin: [`twins::combine`].
 
 use super::case::{Case, CaseInput, Op};
 use super::{twins, window};

@@ -1,6 +1,6 @@
 //! `conv3d`: causal 3-D convolution over channels-last video, as implicit GEMM.
 //!
-//! Shaders: `shaders/conv/conv3d.wgsl`, `shaders/conv/conv3d_staged.wgsl`. Twin: [`twins::conv3d`](super::twins::conv3d).
+//! Shaders: `shaders/conv/conv3d.wgsl`, `shaders/conv/conv3d_staged.wgsl`. Twin: [`twins::conv3d`].
 //! The layer it serves: `WanCausalConv3d` of diffusers' `autoencoder_kl_wan.py`.
 
 mod cases;

@@ -1,6 +1,6 @@
 //! `embedding`: rows of a table; `sinusoid`: features of a time.
 //!
-//! Shaders: `shaders/embed/*.wgsl`. Twins: [`twins::embed`](super::twins::embed).
+//! Shaders: `shaders/embed/*.wgsl`. Twins: [`twins::embed`].
 
 use super::case::{Case, CaseInput, Fill, Op};
 use super::{twins, window};

@@ -1,7 +1,7 @@
 //! `concat` and `permute`: elements moved, not changed.
 //!
 //! Shaders: `shaders/pointwise/concat.wgsl`, `shaders/pointwise/permute.wgsl`. Twins:
-//! [`twins::layout`](super::twins::layout).
+//! [`twins::layout`].
 
 use super::case::{Case, CaseInput, Fill, Op};
 use super::{twins, window};

@@ -1,6 +1,6 @@
 //! `matmul`: linear layers, with everything that follows a sum in the same pass.
 //!
-//! Shaders: `shaders/matmul/`, one for each [`Variant`](plan::Variant). Twin: [`twins::matmul`](super::twins::matmul).
+//! Shaders: `shaders/matmul/`, one for each `plan::Variant`. Twin: [`twins::matmul`].
 
 mod cases;
 mod plan;

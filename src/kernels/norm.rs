@@ -1,6 +1,6 @@
 //! `layer_norm`, `rms_norm` and `l2_norm`: every row of C elements, made comparable.
 //!
-//! Shaders: `shaders/norm/*.wgsl` with `shaders/lib/rows.wgsl`. Twins: [`twins::norm`](super::twins::norm).
+//! Shaders: `shaders/norm/*.wgsl` with `shaders/lib/rows.wgsl`. Twins: [`twins::norm`].
 
 mod cases;
 

@@ -1,6 +1,6 @@
 //! `patch_embed`: latents to tokens, a convolution whose stride is its size.
 //!
-//! Shader: `shaders/embed/patch_embed.wgsl`. Twin: [`twins::patch_embed`](super::twins::patch_embed). It serves
+//! Shader: `shaders/embed/patch_embed.wgsl`. Twin: [`twins::patch_embed`]. It serves
 //! `patch_embedding` of diffusers' `transformer_wan.py`.
 
 use super::case::{Case, CaseInput, Op};

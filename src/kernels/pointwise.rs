@@ -1,6 +1,6 @@
 //! `add`, `mul` and `activate`: one element in, one element out, the second operand repeated over rows.
 //!
-//! Shader: `shaders/pointwise/pointwise.wgsl`. Twin: [`twins::pointwise`](super::twins::pointwise).
+//! Shader: `shaders/pointwise/pointwise.wgsl`. Twin: [`twins::pointwise`].
 
 use super::case::{Case, CaseInput, Op};
 use super::{twins, window};

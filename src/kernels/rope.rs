@@ -1,6 +1,6 @@
 //! `rope`: rotary position embedding of queries and keys (arXiv:2104.09864), interleaved pairs.
 //!
-//! Shader: `shaders/attention/rope.wgsl`. Twin: [`twins::rope`](super::twins::rope).
+//! Shader: `shaders/attention/rope.wgsl`. Twin: [`twins::rope`].
 
 use super::attention::aligned;
 use super::case::{Case, CaseInput, Op};

@@ -1,6 +1,6 @@
 //! `to_rgb8`: pixels of a decoded video as packed bytes, so that a quarter of the data is read back.
 //!
-//! Shader: `shaders/conv/to_rgb8.wgsl`. Twin: [`twins::to_rgb8`](super::twins::to_rgb8). The reference is
+//! Shader: `shaders/conv/to_rgb8.wgsl`. Twin: [`twins::to_rgb8`]. The reference is
 //! `VideoProcessor.postprocess_video` of diffusers followed by `(images * 255).round()` of its `numpy_to_pil`.
 
 use super::case::{Case, CaseInput, Fill, Op};

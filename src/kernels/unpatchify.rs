@@ -1,6 +1,6 @@
 //! `unpatchify`: what the transformer says of each token, put back where the token's patch lies.
 //!
-//! Shader: `shaders/embed/unpatchify.wgsl`. Twin: [`twins::unpatchify`](super::twins::unpatchify). The order of a
+//! Shader: `shaders/embed/unpatchify.wgsl`. Twin: [`twins::unpatchify`]. The order of a
 //! token's elements is that of diffusers' `WanTransformer3DModel.forward`.
 
 use super::case::{Case, CaseInput, Op};
