@@ -11,9 +11,13 @@
 //! | `x.png`         | PNG for one frame, APNG (looping) for more            | `iTXt` chunk with keyword `mutoscope`   |
 //! | `x.apng`        | APNG                                                  | the same                                |
 //! | `x/%04d.png`    | numbered PNGs from 0001, folder made if absent        | the same, in each picture               |
+//!
+//! What comes in is told apart by its content: [`read_picture`] reads PNG, JPEG and WebP as diffusers loads them, and
+//! [`resize`] brings a picture to the size of a video as diffusers' pipelines do.
 
 mod format;
 mod gif;
+mod input;
 mod mp4;
 mod palette;
 mod png;
@@ -26,6 +30,7 @@ mod writer;
 mod tests;
 
 pub use format::{Format, Pattern};
+pub use input::{read_picture, resize};
 pub use rate::Rate;
 pub use recipe::{Recipe, read_recipe};
 pub use staging::check_writable;
