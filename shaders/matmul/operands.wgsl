@@ -1,5 +1,5 @@
 // What every variant of matmul shares: its operands and what becomes of a finished sum,
-//     y[m, n] = residual[m, n] + gate[m mod R, n] * act(sum + bias[n]).
+//     y[m, n] = residual[m, n] + gate[(m / each) mod R, n] * act(sum + bias[n]).
 // VEC: K is a multiple of four, x and w are read as vectors. WIDE: so is N, and columns are finished by fours.
 // A dispatch computes `rows` rows, all that its windows of x, residual and y hold, by `columns` columns, those whose
 // weights its window of w holds; these are the columns first_column... of y.
@@ -15,8 +15,9 @@ struct Params {
     depth: u32,         // K
     stride: u32,        // N
     first_column: u32,
-    first_gate: u32,    // the gate's row that belongs to the first row
+    first_row: u32,     // the number of the first row among all that the gate serves
     gate_rows: u32,     // R
+    gate_each: u32,     // rows in a run that share a row of the gate
 }
 
 /*% macro of(T, vector) %*/
@@ -50,7 +51,7 @@ fn finish4(sum: vec4<f32>, row: u32, column: u32) {
     value = vec4<f32>(${ACTIVATION}(value.x), ${ACTIVATION}(value.y), ${ACTIVATION}(value.z), ${ACTIVATION}(value.w));
     //# endif
     //# if GATE
-    value *= gate[((p.first_gate + row) % p.gate_rows) * stride + n];
+    value *= gate[((p.first_row + row) / p.gate_each % p.gate_rows) * stride + n];
     //# endif
     //# if RESIDUAL
     value += residual[at];
@@ -69,7 +70,7 @@ fn finish1(sum: f32, row: u32, column: u32) {
     value = ${ACTIVATION}(value);
     //# endif
     //# if GATE
-    value *= gate[((p.first_gate + row) % p.gate_rows) * p.stride + n];
+    value *= gate[((p.first_row + row) / p.gate_each % p.gate_rows) * p.stride + n];
     //# endif
     //# if RESIDUAL
     value += residual[at];

@@ -13,8 +13,9 @@ struct Params {
     rows: u32,
     x_at: u32,        // where the first row begins, in vectors of VEC
     y_at: u32,
-    table_row: u32,   // unused here: w has one row
+    first_row: u32,   // from here on unused but eps: w has one row
     table_rows: u32,
+    table_each: u32,
     table_at: u32,
     eps: f32,
 }

@@ -14,8 +14,9 @@ struct Params {
     rows: u32,
     x_at: u32,        // where the first row begins, in vectors of VEC
     y_at: u32,
-    table_row: u32,   // the row of w, b or scale, shift that goes with the first row
+    first_row: u32,   // the number of the first row among all that the table serves
     table_rows: u32,  // R
+    table_each: u32,  // rows in a run that share a row of the table
     table_at: u32,    // where row 0 of those begins, in vectors of VEC
     eps: f32,
 }
@@ -73,7 +74,7 @@ fn main(
     if (row < p.rows) {
         let to = p.y_at + row * ${UNITS}u;
         //# if AFFINE != "none"
-        let table = p.table_at + ((row + p.table_row) % p.table_rows) * ${UNITS}u;
+        let table = p.table_at + ((row + p.first_row) / p.table_each % p.table_rows) * ${UNITS}u;
         //# endif
         for (var i = first; i < ${UNITS}u; i += ${GROUP}u) {
             let d = (${load4("x", "start + i", X) if VEC == 4 else load1("x", "start + i", X)} - mean - moments.x) * factor;

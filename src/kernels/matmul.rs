@@ -7,6 +7,7 @@ mod plan;
 
 use super::case::Op;
 use super::pointwise::Activation;
+use super::table::Repeat;
 use super::twins;
 use crate::graph::{
     Binding, Call, Cost, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, TensorType, Twin, Value, Var,
@@ -16,7 +17,7 @@ use crate::tensor::DType;
 /// y = residual + gate * act(x w^T + bias), where what is switched off is left out.
 ///
 /// Inputs in order: x \[..., K\] (f32, f16), w \[N, K\] (f32, f16, bf16), bias \[N\], residual \[..., N\],
-/// gate \[R, N\] (f32; the row m of y meets the row m mod R). y \[..., N\] is of type `out`. Sums are f32. An f32 x
+/// gate \[R, N\] (f32, shared out over the rows of y by [`Repeat`]). y \[..., N\] is of type `out`. Sums are f32. An f32 x
 /// is multiplied in f32; an f16 x may be multiplied in f16, with w rounded to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Matmul {
@@ -41,7 +42,7 @@ pub struct Epilogue<'g> {
     pub activation: Activation,
     /// As the output, f32.
     pub residual: Option<Var<'g>>,
-    /// \[R, N\] or \[N\], f32, repeated over rows; only with a residual.
+    /// \[R, N\] or \[N\], f32, shared out over the rows by [`Repeat`]; only with a residual.
     pub gate: Option<Var<'g>>,
     /// Element type of the output; f32 if not said.
     pub out: Option<DType>,
@@ -103,8 +104,7 @@ impl Kernel for Matmul {
             return Err(format!("residual {residual} is not {y}"));
         }
         if let Some(gate) = gate.map(|i| inputs[i].shape) {
-            let rows = gate.rows();
-            if gate.last() != columns || rows == 0 || !y.rows().is_multiple_of(rows) {
+            if gate.last() != columns || Repeat::of(gate, y).is_none() {
                 return Err(format!("gate {gate} does not repeat over {y}"));
             }
         }
@@ -119,14 +119,16 @@ impl Kernel for Matmul {
         let Operands { bias, residual, gate } = self.operands();
         let size = plan::Size { rows: x.shape.rows(), columns: w.shape.rows(), depth: x.shape.last() };
         let variant = plan::choose(size, x.dtype, profile);
-        let gate_rows = gate.map_or(1, |i| call.inputs[i].shape.rows());
+        let repeat =
+            gate.map(|i| Repeat::of(call.inputs[i].shape, call.output.shape).ok_or("the gate does not repeat"));
+        let repeat = repeat.transpose()?;
         let bytes = plan::RowBytes {
             x: (size.depth * x.dtype.size()) as u64,
             w: (size.depth * w.dtype.size()) as u64,
             y: (size.columns * self.out.size()) as u64,
             f32: (size.columns * 4) as u64,
         };
-        let f32_rows = plan::F32Rows { residual: residual.is_some(), gate: gate.map(|_| gate_rows) };
+        let f32_rows = plan::F32Rows { residual: residual.is_some(), gate: repeat };
         let parts = plan::parts(size, &bytes, &f32_rows, profile)?;
 
         let vector = size.depth.is_multiple_of(4);
@@ -168,15 +170,20 @@ impl Kernel for Matmul {
                 None => Binding::input(i),
             }));
             bindings.push(Binding::output().window(window(&part.rows, bytes.y)));
-            let first_gate = if part.gate.is_some() { 0 } else { part.rows.start % gate_rows };
+            let Repeat { rows: gate_rows, each } = match (&part.gate, repeat) {
+                (Some(bound), Some(repeat)) => Repeat { rows: bound.len(), ..repeat },
+                (_, repeat) => repeat.unwrap_or(Repeat { rows: 1, each: 1 }),
+            };
+            let first_row = if part.gate.is_some() { 0 } else { part.rows.start };
             let words = [
                 part.rows.len(),
                 part.columns.len(),
                 size.depth,
                 size.columns,
                 part.columns.start,
-                first_gate,
+                first_row,
                 gate_rows,
+                each,
             ];
             let params = words.iter().map(|&word| {
                 u32::try_from(word).map_err(|_| format!("a dimension of {word} is more than a shader can count"))

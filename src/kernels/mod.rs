@@ -2,7 +2,7 @@
 //! the same name under `shaders/`, the plain-loop twin under [`twins`].
 //!
 //! Letters in shapes: B batch, L query tokens, S key tokens, N heads, D head dim, C channels, T/H/W frames, rows and
-//! columns, K taps or the summed dimension, R rows of a table that is repeated over the rows of a tensor.
+//! columns, K taps or the summed dimension, R rows of a table that serve the rows of a tensor ([`table::Repeat`]).
 
 pub mod attention;
 mod case;
@@ -15,6 +15,7 @@ pub mod norm;
 pub mod patch_embed;
 pub mod pointwise;
 pub mod rope;
+pub mod table;
 pub mod to_rgb8;
 pub mod twins;
 pub mod unpatchify;

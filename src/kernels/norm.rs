@@ -5,6 +5,7 @@
 mod cases;
 
 use super::case::Op;
+use super::table::Repeat;
 use super::{twins, window};
 use crate::graph::{
     Binding, Call, Cost, DeviceKind, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, Source, TensorType, Twin,
@@ -19,7 +20,7 @@ pub enum Affine {
     None,
     /// * w + b, of \[C\] each.
     Weights,
-    /// * (1 + scale) + shift, of \[R, C\] or \[C\] each, repeated over the rows (adaLN, arXiv:2212.09748).
+    /// * (1 + scale) + shift, of \[R, C\] or \[C\] each, shared out over the rows by [`Repeat`] (adaLN, arXiv:2212.09748).
     Modulation,
 }
 
@@ -110,18 +111,18 @@ impl Norm<'_> {
         let vec = if c % 4 == 0 { 4 } else { 1 };
         let units = c / vec;
         let sharing = Sharing::of(units, profile);
-        let table_rows = call.inputs.get(1).map_or(1, |table| table.shape.count() / c);
+        let repeat = call.inputs.get(1).map_or(Some(Repeat { rows: 1, each: 1 }), |t| Repeat::of(t.shape, x.shape));
+        let repeat = repeat.ok_or("the table does not repeat over the rows")?;
         let row_bytes = (c * x.dtype.size().max(y.dtype.size())) as u64;
         // A table that can be bound in whole is; else every window has its own part of it, and none crosses its end.
-        let whole_table = (table_rows * c * 4) as u64 <= profile.max_binding;
+        let whole_table = (repeat.rows * c * 4) as u64 <= profile.max_binding;
         let windows = if whole_table {
             window::rows(rows, row_bytes, profile)?
         } else {
-            let one = window::rows(table_rows, row_bytes.max(c as u64 * 4), profile)?;
-            (0..rows)
-                .step_by(table_rows)
-                .flat_map(|base| one.iter().map(move |w| base + w.start..base + w.end))
-                .collect()
+            // A run at a time where rows share, else all rows that the table serves once.
+            let block = if repeat.each > 1 { repeat.each } else { repeat.rows };
+            let one = window::rows(block, row_bytes.max(c as u64 * 4), profile)?;
+            (0..rows).step_by(block).flat_map(|base| one.iter().map(move |w| base + w.start..base + w.end)).collect()
         };
         let mut constants = vec![
             ("X", Value::Name(profile.storage(x.dtype))),
@@ -142,17 +143,18 @@ impl Norm<'_> {
             let elements = range.start * c..range.end * c;
             let (x_window, x_at) = window::aligned(elements.clone(), x.dtype.size(), profile);
             let (y_window, y_at) = window::aligned(elements, y.dtype.size(), profile);
-            let table_row = range.start % table_rows;
-            let (table, table_row, table_rows, table_at) = if whole_table {
-                (None, table_row, table_rows, 0)
+            let (table, first_row, repeat, table_at) = if whole_table {
+                (None, range.start, repeat, 0)
             } else {
-                let (window, at) = window::aligned(table_row * c..(table_row + range.len()) * c, 4, profile);
-                (Some(window), 0, range.len(), at)
+                let (first, last) = (repeat.row(range.start), repeat.row(range.end - 1));
+                let (window, at) = window::aligned(first * c..(last + 1) * c, 4, profile);
+                (Some(window), 0, Repeat { rows: last + 1 - first, ..repeat }, at)
             };
             let mut bindings = vec![Binding::input(0).window(x_window)];
             bindings.extend((1..call.inputs.len()).map(|i| Binding { window: table.clone(), ..Binding::input(i) }));
             bindings.push(Binding::output().window(y_window));
-            let sizes = [range.len(), x_at / vec, y_at / vec, table_row, table_rows, table_at / vec];
+            let Repeat { rows: table_rows, each } = repeat;
+            let sizes = [range.len(), x_at / vec, y_at / vec, first_row, table_rows, each, table_at / vec];
             launch.dispatches.push(Dispatch {
                 shader: shader.clone(),
                 bindings,
@@ -175,13 +177,13 @@ fn check(x: &TensorType, out: DType, half: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a table \[R, C\] or \[C\] of f32 repeats over the rows of x \[..., C\].
+/// Whether a table \[R, C\] or \[C\] of f32 serves the rows of x \[..., C\].
 fn check_table(name: &str, table: &TensorType, x: &TensorType, rows_allowed: bool) -> Result<(), String> {
-    let (c, count) = (x.shape.last(), table.shape.count());
+    let c = x.shape.last();
     let fits = table.dtype == DType::F32
         && table.shape.last() == c
-        && (count == c || rows_allowed && count > 0 && x.shape.count().is_multiple_of(count));
-    let wanted = if rows_allowed { "[R, C] or [C], R a divisor of the rows" } else { "[C]" };
+        && (table.shape.count() == c || rows_allowed && Repeat::of(table.shape, x.shape).is_some());
+    let wanted = if rows_allowed { "[R, C] or [C], R a divisor of a batch's rows" } else { "[C]" };
     if fits { Ok(()) } else { Err(format!("{name} must be f32 {wanted} for {}, not {table}", x.shape)) }
 }
 
@@ -294,7 +296,7 @@ impl<'g> Var<'g> {
     }
 
     /// Adaptive layer norm: (self - mean) / sqrt(var + eps) * (1 + scale) + shift over the last dimension of self
-    /// \[..., C\] (f32), with shift and scale \[R, C\] or \[C\] (f32) repeated over the rows (arXiv:2212.09748).
+    /// \[..., C\] (f32), with shift and scale \[R, C\] or \[C\] (f32) shared out over the rows by [`Repeat`] (arXiv:2212.09748).
     #[track_caller]
     pub fn ada_norm(self, shift: Var<'g>, scale: Var<'g>, eps: f32, out: DType) -> Var<'g> {
         self.graph().apply(LayerNorm { eps, affine: Affine::Modulation, out }, &[self, shift, scale])

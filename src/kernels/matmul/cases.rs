@@ -129,6 +129,7 @@ pub fn cases() -> Vec<Case> {
     }
     drafts.push(product(24, 40, 28).bias().gate(4));
     drafts.push(product(24, 40, 28).bias().gate(6).types(F16, F16, F16));
+    drafts.push(product(63, 36, 30).bias().gate(9));
     // Larger than small windows: rows of x and y, rows of w, the gate, each with ragged ends.
     drafts.push(product(1300, 60, 52).bias().residual());
     drafts.push(product(70, 500, 300).bias());

@@ -1,5 +1,6 @@
 //! Which variant computes a product, and in which parts.
 
+use super::super::table::Repeat;
 use std::ops::Range;
 
 use crate::graph::{DeviceKind, DeviceProfile, Needs, Source, Value};
@@ -228,8 +229,8 @@ pub struct RowBytes {
 #[derive(Clone, Copy, Debug)]
 pub struct F32Rows {
     pub residual: bool,
-    /// Rows of the gate, if there is one.
-    pub gate: Option<usize>,
+    /// How the gate's rows are shared out, if there is one.
+    pub gate: Option<Repeat>,
 }
 
 /// What one dispatch computes.
@@ -252,10 +253,14 @@ pub fn parts(size: Size, bytes: &RowBytes, f32: &F32Rows, profile: &DeviceProfil
     if bytes.f32 > profile.max_binding {
         return Err(format!("a bias of {} bytes does not fit the device's largest binding", bytes.f32));
     }
-    let gate_rows = f32.gate.unwrap_or(1);
-    let gate_whole = gate_rows as u64 * bytes.f32 <= profile.max_binding;
+    let gate = f32.gate.unwrap_or(Repeat { rows: 1, each: 1 });
+    let gate_whole = gate.rows as u64 * bytes.f32 <= profile.max_binding;
+    if !gate_whole && gate.each > 1 {
+        // As many as the frames of a video, of a few KiB: all that can be is a device with bindings of under a MiB.
+        return Err(format!("a gate of {} rows of {} bytes does not fit a binding", gate.rows, bytes.f32));
+    }
     // With a gate that has to be windowed like the rows, no part may reach from its last row to its first again.
-    let block = if gate_whole { size.rows } else { gate_rows };
+    let block = if gate_whole { size.rows } else { gate.rows };
     let by_row: &[u64] = if f32.residual { &[bytes.x, bytes.y, bytes.f32] } else { &[bytes.x, bytes.y] };
     let mut rows = Steps::new(block, by_row, profile)?;
     let mut columns = Steps::new(size.columns, &[bytes.w], profile)?;
@@ -356,7 +361,13 @@ mod tests {
                     y: 4 * columns as u64,
                     f32: 4 * columns as u64,
                 };
-                let parts = parts(size, &bytes, &F32Rows { residual: gate.is_some(), gate }, profile).expect("fits");
+                let parts = parts(
+                    size,
+                    &bytes,
+                    &F32Rows { residual: gate.is_some(), gate: gate.map(|rows| Repeat { rows, each: 1 }) },
+                    profile,
+                )
+                .expect("fits");
                 let covered: usize = parts.iter().map(|part| part.rows.len() * part.columns.len()).sum();
                 assert_eq!(covered, rows * columns, "{size:?}");
                 for (at, part) in parts.iter().enumerate() {

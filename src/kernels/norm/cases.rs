@@ -34,8 +34,11 @@ pub(super) fn layer() -> Vec<Case> {
         c(&[3, 1023], None, F32),
         c(&[300, 260], None, F32),
         case(&[301, 233], &[301, 233], Modulation, 1e-6, F32),
-        case(&[616, 132], &[308, 132], Modulation, 1e-6, F32),
-        case(&[800, 100], &[8, 100], Modulation, 1e-6, F32),
+        case(&[2, 308, 132], &[308, 132], Modulation, 1e-6, F32),
+        case(&[2, 400, 100], &[8, 100], Modulation, 1e-6, F32),
+        // Runs of rows that share a row of the table, the table larger than small windows.
+        case(&[2, 900, 260], &[300, 260], Modulation, 1e-6, F32),
+        case(&[1, 602, 233], &[301, 233], Modulation, 1e-6, F16),
         c(&[6, 64], Modulation, F16),
         c(&[5, 37], Weights, F16),
         c(&[517, 129], None, F16),

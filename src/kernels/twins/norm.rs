@@ -2,13 +2,14 @@
 
 use crate::graph::Twin;
 use crate::kernels::norm::{Affine, L2Norm, LayerNorm, RmsNorm};
+use crate::kernels::table::Repeat;
 
 /// Applies `norm` to every row; it is told the row's number.
 fn by_row(x: &Twin, norm: impl Fn(usize, &[f64]) -> Vec<f64>) -> Vec<f64> {
     x.values.chunks_exact(x.shape.last().max(1)).enumerate().flat_map(|(row, values)| norm(row, values)).collect()
 }
 
-/// (x - mean) / sqrt(var + eps), then * a + b, or * (1 + b) + a with row i mod R of both.
+/// (x - mean) / sqrt(var + eps), then * a + b, or * (1 + b) + a with the row of both that `Repeat` says.
 pub fn layer_norm(kernel: &LayerNorm, inputs: &[Twin]) -> Vec<f64> {
     let x = &inputs[0];
     by_row(x, |row, values| {
@@ -17,7 +18,7 @@ pub fn layer_norm(kernel: &LayerNorm, inputs: &[Twin]) -> Vec<f64> {
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / c;
         let normal = values.iter().map(|v| (v - mean) / (variance + f64::from(kernel.eps)).sqrt());
         let table = |i: usize| {
-            let at = row * values.len() % inputs[i].values.len();
+            let at = Repeat::of(inputs[i].shape, x.shape).map_or(0, |repeat| repeat.row(row)) * values.len();
             &inputs[i].values[at..at + values.len()]
         };
         match kernel.affine {
