@@ -1,11 +1,12 @@
 //! The networks against diffusers and transformers: golden -> twins (in f64, on the host) -> the device.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use mutoscope::graph::{Bindings, Graph, NodeKind, Recording, Twin, interpret};
+use mutoscope::graph::{Bindings, Graph, NodeKind, Recording, TensorType, Twin, interpret};
 use mutoscope::models::umt5::Umt5;
 use mutoscope::models::wan_transformer::{TextContext, WanTransformer};
-use mutoscope::models::wan_vae::WanVaeDecoder;
+use mutoscope::models::wan_vae::{WanVaeDecoder, WanVaeEncoder};
 use mutoscope::nn::Stream;
 use mutoscope::tensor::{DType, HostTensor};
 use mutoscope::text::{Tokenizer, prompt_clean};
@@ -133,6 +134,51 @@ fn umt5_states() {
     }
 }
 
+/// A chunk's recording, and the frames that its layers remember.
+type Chunk = (Recording, Vec<(String, TensorType)>);
+
+/// Runs chunks of a video through the VAE, the first by another recording than the rest: what comes out by twins, and on
+/// the device.
+fn through(record: impl Fn(bool) -> Chunk, chunks: &[HostTensor], name: &str) -> (Vec<f64>, Vec<f64>) {
+    let ((first, _), (next, states)) = (record(true), record(false));
+    let gpu = gpu();
+    let memory: Vec<_> = states
+        .iter()
+        .map(|(name, ty)| {
+            let tensor = gpu.allocate(name, *ty).expect("memory");
+            gpu.clear(&tensor).expect("cleared");
+            (name.as_str(), tensor)
+        })
+        .collect();
+    let zeros = |ty: &TensorType| Twin { shape: ty.shape, values: vec![0.0; ty.shape.count()] };
+    let mut remembered: Bindings = states.iter().map(|(name, ty)| (name.clone(), zeros(ty))).collect();
+    let compile = |recording: &Recording| {
+        let bound: Vec<_> = memory.iter().map(|(name, tensor)| (*name, tensor)).collect();
+        gpu.compile(recording, &bound).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let (first_program, next_program) = (compile(&first), compile(&next));
+    let (mut twin, mut device) = (Vec::new(), Vec::new());
+    for (i, chunk) in chunks.iter().enumerate() {
+        let (recording, program) = if i == 0 { (&first, &first_program) } else { (&next, &next_program) };
+        program.write(name, chunk).expect("written");
+        program.run(&mut |_| Ok(())).expect("run");
+        device.extend(program.read("result").expect("read").to_f64());
+        remembered.insert(name.into(), Twin::from(chunk));
+        let nodes = interpret(recording, &mut remembered).expect("interpreted");
+        twin.extend(nodes[recording.outputs[0].1].values.clone());
+    }
+    (twin, device)
+}
+
+/// Frames `range` of [1, C, T, H, W] as [t, H, W, C].
+fn frames_last(video: &HostTensor, range: Range<usize>) -> HostTensor {
+    let [channels, all, rows, columns] = [1, 2, 3, 4].map(|axis| video.shape()[axis]);
+    let (plane, values) = (rows * columns, video.to_f32());
+    let of_frame = |t: usize| (0..plane).flat_map(move |i| (0..channels).map(move |c| (c * all + t) * plane + i));
+    let picked: Vec<f32> = range.clone().flat_map(of_frame).map(|i| values[i]).collect();
+    HostTensor::from_f32([range.len(), rows, columns, channels], &picked)
+}
+
 #[test]
 fn vae_decodes_chunk_by_chunk() {
     let golden = Golden::open("vae");
@@ -140,57 +186,46 @@ fn vae_decodes_chunk_by_chunk() {
         let vae = WanVaeDecoder::open(&pipeline(text(case, "pipeline")).join("vae")).unwrap_or_else(|e| panic!("{e}"));
         let latents = golden.tensor(case, "latents");
         let [channels, frames, rows, columns] = [1, 2, 3, 4].map(|axis| latents.shape()[axis]);
-        let values = latents.to_f32();
         let record = |first: bool| {
             let graph = Graph::new();
             let stream = Stream::new(&graph);
             let z = graph.input("latents", [1, rows, columns, channels], DType::F32);
-            graph.output("pixels", vae.forward(z, first, &stream));
+            graph.output("result", vae.forward(z, first, &stream));
             let states = stream.into_states();
             (graph.finish().unwrap_or_else(|e| panic!("{e}")), states)
         };
-        let ((first, _), (next, states)) = (record(true), record(false));
-        let gpu = gpu();
-        let memory: Vec<_> = states
-            .iter()
-            .map(|(name, ty)| {
-                let tensor = gpu.allocate(name, *ty).expect("memory");
-                gpu.clear(&tensor).expect("cleared");
-                (name.as_str(), tensor)
-            })
-            .collect();
-        let mut remembered: Bindings = states
-            .iter()
-            .map(|(n, ty)| (n.clone(), Twin { shape: ty.shape, values: vec![0.0; ty.shape.count()] }))
-            .collect();
-        let compile = |recording: &Recording| {
-            let bound: Vec<_> = memory.iter().map(|(name, tensor)| (*name, tensor)).collect();
-            gpu.compile(recording, &bound).unwrap_or_else(|e| panic!("{e}"))
-        };
-        let (first_program, next_program) = (compile(&first), compile(&next));
-        let (mut device, mut twin) = (Vec::new(), Vec::new());
-        for f in 0..frames {
-            let z: Vec<f32> = (0..rows * columns)
-                .flat_map(|i| (0..channels).map(move |c| (c * frames + f) * rows * columns + i))
-                .map(|i| values[i])
-                .collect();
-            let z = HostTensor::from_f32([1, rows, columns, channels], &z);
-            let (recording, program) = if f == 0 { (&first, &first_program) } else { (&next, &next_program) };
-            program.write("latents", &z).expect("written");
-            program.run(&mut |_| Ok(())).expect("run");
-            device.extend(program.read("pixels").expect("read").to_f64());
-            remembered.insert("latents".into(), Twin::from(&z));
-            let nodes = interpret(recording, &mut remembered).expect("interpreted");
-            twin.extend(nodes[recording.outputs[0].1].values.clone());
-        }
-        // Golden [1, 3, T, H, W] -> [T, H, W, 3].
+        let chunks: Vec<HostTensor> = (0..frames).map(|f| frames_last(&latents, f..f + 1)).collect();
+        let (twin, device) = through(record, &chunks, "latents");
         let video = golden.tensor(case, "video");
-        let [t, h, w] = [2, 3, 4].map(|axis| video.shape()[axis]);
-        let video = video.to_f64();
-        let want: Vec<f64> =
-            (0..t * h * w).flat_map(|i| (0..3).map(move |c| c * t * h * w + i)).map(|i| video[i]).collect();
+        let want = frames_last(&video, 0..video.shape()[2]).to_f64();
         let clamped = |pixels: &[f64]| pixels.iter().map(|v| v.clamp(-1.0, 1.0)).collect::<Vec<f64>>();
         let (twin, device) = (distance(&clamped(&twin), &want), distance(&clamped(&device), &want));
+        println!("{}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
+        assert!(twin < NETWORK && device < NETWORK, "{}: twin {twin:e}, device {device:e}", text(case, "key"));
+    }
+}
+
+#[test]
+fn vae_encodes_chunk_by_chunk() {
+    let golden = Golden::open("vae");
+    for case in golden.list("encode") {
+        let vae = WanVaeEncoder::open(&pipeline(text(case, "pipeline")).join("vae")).unwrap_or_else(|e| panic!("{e}"));
+        let video = golden.tensor(case, "video");
+        let [frames, rows, columns] = [2, 3, 4].map(|axis| video.shape()[axis]);
+        let record = |first: bool| {
+            let graph = Graph::new();
+            let stream = Stream::new(&graph);
+            let pixels = graph.input("pixels", [if first { 1 } else { 4 }, rows, columns, 3], DType::F32);
+            graph.output("result", vae.forward(pixels, first, &stream));
+            let states = stream.into_states();
+            (graph.finish().unwrap_or_else(|e| panic!("{e}")), states)
+        };
+        let ends = (0..frames).step_by(4);
+        let chunks: Vec<HostTensor> = ends.map(|end| frames_last(&video, end.saturating_sub(3)..end + 1)).collect();
+        let (twin, device) = through(record, &chunks, "pixels");
+        let mean = golden.tensor(case, "mean");
+        let want = frames_last(&mean, 0..mean.shape()[2]).to_f64();
+        let (twin, device) = (distance(&twin, &want), distance(&device, &want));
         println!("{}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
         assert!(twin < NETWORK && device < NETWORK, "{}: twin {twin:e}, device {device:e}", text(case, "key"));
     }

@@ -203,7 +203,7 @@ impl WanTransformer {
 
     /// The velocity \[B, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], for the B texts of `context`.
     ///
-    /// R is 1, or the number of tokens when each has its own timestep. Matrix products and attention run in `compute`;
+    /// R is 1, or the number of the grid's frames when each has its own timestep. Matrix products and attention run in `compute`;
     /// norms, modulation, gated residuals and the time embedding in f32.
     #[track_caller]
     pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, context: &TextContext<'g>, compute: DType) -> Var<'g> {

@@ -113,3 +113,64 @@ impl UpsampleConv2d {
         x.conv3d(graph.weight(&self.weight), ConvOptions { pad, bias, upsample: 2, ..ConvOptions::default() })
     }
 }
+
+/// A 3x3 convolution of each frame with stride 2, zeros below and to the right: the downsampling of `WanResample`.
+#[derive(Clone, Debug)]
+pub struct DownsampleConv2d {
+    weight: Weight,
+    bias: Option<Weight>,
+}
+
+impl DownsampleConv2d {
+    /// Reads `weight` \[O, inputs, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
+    pub fn load(scope: &Scope, inputs: usize) -> Self {
+        let [o, _, kh, kw] = scope.dims("weight");
+        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+    }
+
+    /// How many channels it gives.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
+    /// x \[T, H, W, I\] -> \[T, H/2, W/2, O\] for even H and W.
+    #[track_caller]
+    pub fn apply<'g>(&self, x: Var<'g>) -> Var<'g> {
+        let graph = x.graph();
+        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
+        let options = ConvOptions { pad: [[0, 1]; 2], stride: [1, 2, 2], bias, ..ConvOptions::default() };
+        x.conv3d(graph.weight(&self.weight), options)
+    }
+}
+
+/// A convolution over frames alone with stride 2 that leaves the first frame of a video as it is.
+#[derive(Clone, Debug)]
+pub struct TimeDownsample {
+    weight: Weight,
+    bias: Option<Weight>,
+}
+
+impl TimeDownsample {
+    /// Reads `weight` \[O, inputs, kt, 1, 1\] and, if there is one, `bias` \[O\]; O and kt are the file's.
+    pub fn load(scope: &Scope, inputs: usize) -> Self {
+        let [o, _, kt, _, _] = scope.dims("weight");
+        Self { weight: scope.conv("weight", [o, inputs, kt, 1, 1]), bias: scope.optional_vector("bias", [o]) }
+    }
+
+    /// x \[T, H, W, I\] -> \[T/2, H, W, O\], for the first chunk x itself.
+    #[track_caller]
+    pub fn apply<'g>(&self, x: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
+        let graph = x.graph();
+        // Windows of kt frames begin at every other frame, one before this chunk's.
+        let before = stream.before(self.weight.name(), 1, x);
+        let y = if first {
+            x
+        } else {
+            let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
+            let options = ConvOptions { front: Front::Frames(before), stride: [2, 1, 1], bias, ..Default::default() };
+            x.conv3d(graph.weight(&self.weight), options)
+        };
+        stream.advance(before, x);
+        y
+    }
+}

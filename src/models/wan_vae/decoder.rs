@@ -1,42 +1,13 @@
-//! The decoder of Wan's video VAE: `AutoencoderKLWan` of diffusers' `models/autoencoders/autoencoder_kl_wan.py`
-//! (Wan, arXiv:2503.20314, section 4.1). Video is channels-last here: \[T, H, W, C\].
+//! Latents to pixels: `WanDecoder3d`.
 
 use std::path::Path;
 
+use super::WanVaeConfig;
+use super::blocks::{MidBlock, ResidualBlock};
 use crate::error::{Error, Result};
 use crate::graph::Var;
-use crate::kernels::attention::AttentionBias;
 use crate::nn::{CausalConv3d, ChannelNorm, Linear, Stream, UpsampleConv2d};
 use crate::weights::{Archive, Config, Scope};
-
-/// What the VAE's constructor needs beyond the shapes of its tensors.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WanVaeConfig {
-    /// Mean of each latent channel.
-    pub mean: Vec<f32>,
-    /// Standard deviation of each latent channel.
-    pub std: Vec<f32>,
-}
-
-impl WanVaeConfig {
-    /// Reads `config.json` of a diffusers folder.
-    ///
-    /// # Errors
-    /// When a key is missing, absurd, or asks for what is not supported.
-    pub fn read(config: &Config) -> Result<Self> {
-        if config.get_or("is_residual", false)? || config.get_optional::<usize>("patch_size")?.is_some() {
-            return Err(config.error("is_residual", "this is the VAE of Wan 2.2 TI2V-5B, which is not supported yet"));
-        }
-        let (mean, std): (Vec<f32>, Vec<f32>) = (config.get("latents_mean")?, config.get("latents_std")?);
-        if mean.len() != std.len() {
-            return Err(config.error("latents_std", format!("{} values for {} means", std.len(), mean.len())));
-        }
-        if !mean.iter().chain(&std).all(|v| v.is_finite()) {
-            return Err(config.error("latents_mean", "means and deviations must be finite numbers"));
-        }
-        Ok(Self { mean, std })
-    }
-}
 
 /// The decoder, latent frame by latent frame.
 #[derive(Clone, Debug)]
@@ -44,29 +15,10 @@ pub struct WanVaeDecoder {
     config: WanVaeConfig,
     post_quant: Linear,
     conv_in: CausalConv3d,
-    mid_in: ResidualBlock,
-    mid_attention: AttentionBlock,
-    mid_out: ResidualBlock,
+    mid: MidBlock,
     up_blocks: Vec<UpBlock>,
     norm_out: ChannelNorm,
     conv_out: CausalConv3d,
-}
-
-#[derive(Clone, Debug)]
-struct ResidualBlock {
-    norm1: ChannelNorm,
-    conv1: CausalConv3d,
-    norm2: ChannelNorm,
-    conv2: CausalConv3d,
-    shortcut: Option<CausalConv3d>,
-}
-
-/// Attention of each frame's pixels to each other, with one head.
-#[derive(Clone, Debug)]
-struct AttentionBlock {
-    norm: ChannelNorm,
-    qkv: [Linear; 3],
-    proj: Linear,
 }
 
 #[derive(Clone, Debug)]
@@ -99,13 +51,10 @@ impl WanVaeDecoder {
     pub fn load(archive: &Archive, config: WanVaeConfig) -> Result<Self> {
         let scope = Scope::new(archive);
         let decoder = scope.at("decoder");
-        let mid = decoder.at("mid_block");
         let post_quant = Linear::load_pointwise(&scope.at("post_quant_conv"), config.mean.len());
         let conv_in = CausalConv3d::load(&decoder.at("conv_in"), post_quant.outputs());
-        let mid_in = ResidualBlock::load(&mid.at("resnets.0"), conv_in.outputs());
-        let mid_attention = AttentionBlock::load(&mid.at("attentions.0"), mid_in.outputs());
-        let mid_out = ResidualBlock::load(&mid.at("resnets.1"), mid_in.outputs());
-        let mut channels = mid_out.outputs();
+        let mid = MidBlock::load(&decoder.at("mid_block"), conv_in.outputs());
+        let mut channels = mid.outputs();
         let mut up_blocks = Vec::new();
         for i in 0..decoder.count("up_blocks") {
             let block = UpBlock::load(&decoder.at("up_blocks").at(i), channels);
@@ -118,7 +67,7 @@ impl WanVaeDecoder {
             let reason = format!("it gives {} channels where a picture has 3", conv_out.outputs());
             scope.fail(Error::tensor(archive.path(), "decoder.conv_out.weight", reason));
         }
-        let model = Self { config, post_quant, conv_in, mid_in, mid_attention, mid_out, up_blocks, norm_out, conv_out };
+        let model = Self { config, post_quant, conv_in, mid, up_blocks, norm_out, conv_out };
         scope.ignore("encoder");
         scope.ignore("quant_conv");
         scope.finish()?;
@@ -151,64 +100,12 @@ impl WanVaeDecoder {
     #[track_caller]
     pub fn forward<'g>(&self, z: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
         let x = self.conv_in.apply(self.post_quant.apply(z), None, stream);
-        let x = self.mid_in.forward(x, stream);
-        let x = self.mid_attention.forward(x);
-        let mut x = self.mid_out.forward(x, stream);
+        let mut x = self.mid.forward(x, stream);
         for (i, block) in self.up_blocks.iter().enumerate() {
             let _scope = x.graph().scope(format_args!("decoder.up_blocks.{i}"));
             x = block.forward(x, first, stream);
         }
         self.conv_out.apply(self.norm_out.apply_silu(x), None, stream)
-    }
-}
-
-impl ResidualBlock {
-    fn load(scope: &Scope, inputs: usize) -> Self {
-        let conv1 = CausalConv3d::load(&scope.at("conv1"), inputs);
-        let outputs = conv1.outputs();
-        let shortcut = || CausalConv3d::load(&scope.at("conv_shortcut"), inputs);
-        Self {
-            norm1: ChannelNorm::load(&scope.at("norm1"), inputs),
-            norm2: ChannelNorm::load(&scope.at("norm2"), outputs),
-            conv2: CausalConv3d::load(&scope.at("conv2"), outputs),
-            shortcut: (inputs != outputs).then(shortcut),
-            conv1,
-        }
-    }
-
-    fn outputs(&self) -> usize {
-        self.conv2.outputs()
-    }
-
-    fn forward<'g>(&self, x: Var<'g>, stream: &Stream<'g>) -> Var<'g> {
-        let residual = self.shortcut.as_ref().map_or(x, |conv| conv.apply(x, None, stream));
-        let x = self.conv1.apply(self.norm1.apply_silu(x), None, stream);
-        self.conv2.apply(self.norm2.apply_silu(x), Some(residual), stream)
-    }
-}
-
-impl AttentionBlock {
-    fn load(scope: &Scope, channels: usize) -> Self {
-        let qkv = Linear::load_pointwise(&scope.at("to_qkv"), channels);
-        if qkv.outputs() != 3 * channels {
-            let reason = format!("{} outputs are not queries, keys and values of {channels} channels", qkv.outputs());
-            scope.fail(Error::tensor(scope.source(), format!("{}.to_qkv.weight", scope.path()), reason));
-        }
-        Self {
-            norm: ChannelNorm::load(&scope.at("norm"), channels),
-            qkv: qkv.split(),
-            proj: Linear::load_pointwise(&scope.at("proj"), channels),
-        }
-    }
-
-    fn forward<'g>(&self, x: Var<'g>) -> Var<'g> {
-        let shape = x.shape();
-        let channels = shape.last();
-        let normed = self.norm.apply(x).reshape([shape[0], shape[1] * shape[2], channels]);
-        let [q, k, v] = self.qkv.each_ref().map(|linear| linear.apply(normed));
-        let scale = 1.0 / (channels as f32).sqrt();
-        let attended = q.attention(k, v, 1, scale, AttentionBias::default());
-        self.proj.add_to(x.reshape(attended.shape()), attended).reshape(shape)
     }
 }
 
