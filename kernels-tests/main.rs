@@ -8,6 +8,7 @@ mod device;
 mod embedded;
 mod golden;
 mod kernels;
+mod known;
 mod media;
 mod models;
 mod pipelines;

@@ -11,7 +11,7 @@ use crate::device::gpu;
 use crate::golden::{Golden, count, distance, number, pipeline, psnr, text};
 
 /// The request of a golden case.
-fn request(case: &Value, precision: Precision) -> Request {
+pub(crate) fn request(case: &Value, precision: Precision) -> Request {
     let given = &case["given"];
     Request {
         prompt: text(case, "prompt").into(),
@@ -147,7 +147,7 @@ fn requests_that_cannot_be_met_are_refused_with_what_would_work() {
 }
 
 /// PSNR of the worst frame; the golden's are \[T, H, W, 3\] in 0..1.
-fn worst_frame(frames: &[Frame], want: &HostTensor) -> f64 {
+pub(crate) fn worst_frame(frames: &[Frame], want: &HostTensor) -> f64 {
     assert_eq!(frames.len(), want.shape()[0], "as many frames");
     let want = want.to_f64();
     let size = want.len() / frames.len();

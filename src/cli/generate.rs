@@ -203,6 +203,7 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         seed: arguments.seed,
         precision: arguments.precision,
         noise,
+        known: Vec::new(),
     };
     let settings = Settings::resolve(&model, &request)?;
     let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);

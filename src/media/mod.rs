@@ -32,7 +32,7 @@ mod tests;
 pub use format::{Format, Pattern};
 pub use input::{read_picture, resize};
 pub use rate::Rate;
-pub use recipe::{Recipe, read_recipe};
+pub use recipe::{KnownFrames, Recipe, read_recipe};
 pub use staging::check_writable;
 pub use writer::Writer;
 

@@ -36,6 +36,9 @@ pub struct Recipe {
     pub guidance_low: Option<f64>,
     /// Shift of the noise schedule.
     pub shift: f64,
+    /// Frames that were known beforehand, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<KnownFrames>,
     /// The solver, as the command line names it.
     pub sampler: String,
     /// The model, by name or folder.
@@ -46,6 +49,17 @@ pub struct Recipe {
     pub precision: String,
     /// The version of mutoscope.
     pub version: String,
+}
+
+/// Frames that a video was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownFrames {
+    /// The first of them, from 0.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
+    /// SHA-256 of their sides (as decimal `WxH\n`) and RGB bytes, one after the other.
+    pub sha256: String,
 }
 
 impl Recipe {

@@ -46,6 +46,7 @@ fn recipe() -> Recipe {
         guidance: 5.5,
         guidance_low: Some(3.25),
         shift: 3.0,
+        known: vec![KnownFrames { start: 0, count: 1, sha256: "ab".repeat(32) }],
         sampler: "unipc".into(),
         model: "embedded".into(),
         model_hash: "0123456789abcdef".into(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::encode::Text;
-use super::{Event, Model, Phase, Settings};
+use super::{Condition, Event, Model, Phase, Settings};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Program, Tensor};
 use crate::graph::{Graph, TensorType, Var};
@@ -35,13 +35,25 @@ pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()>
     Ok(())
 }
 
-/// Denoises `noise` \[1, C, F, h, w\] and returns the latents.
+/// What a run begins with.
+pub struct Given<'a> {
+    /// The prompts.
+    pub text: &'a Text,
+    /// The latents of frames that are known.
+    pub condition: Option<&'a Condition>,
+    /// \[1, C, F, h, w\] f32
+    pub noise: &'a HostTensor,
+}
+
+/// Denoises the noise and returns the latents \[1, C, F, h, w\].
+///
+/// The transformer sees known frames clean and at timestep 0 at every step, whatever the sampler makes of them, and the
+/// result has them as they were given: `first_frame_mask` of diffusers' `WanImageToVideoPipeline`, for any frames.
 pub fn denoise(
     gpu: &Gpu,
     model: &Model,
     settings: &Settings,
-    text: &Text,
-    noise: &HostTensor,
+    given: &Given<'_>,
     compute: DType,
     observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<HostTensor> {
@@ -55,7 +67,7 @@ pub fn denoise(
     let slot = |slot: Slot| {
         slots.get(&slot).ok_or_else(|| Error::Internal(format!("the sampler's buffer {slot:?} is not there")))
     };
-    gpu.write(slot(Slot::Sample)?, noise)?;
+    gpu.write(slot(Slot::Sample)?, given.noise)?;
 
     let steps = solver.steps().len();
     let mut combiner = Combiner { gpu, programs: HashMap::new() };
@@ -66,11 +78,14 @@ pub fn denoise(
             // The expert that is done with leaves before the next one comes.
             drop(expert.take());
             let program =
-                compile(gpu, transformer, text, compute, slot(Slot::Sample)?, slot(Slot::Velocity)?, observer)?;
+                compile(gpu, transformer, given, compute, slot(Slot::Sample)?, slot(Slot::Velocity)?, observer)?;
             expert = Some((low, program));
         }
         let Some((_, program)) = &expert else { continue };
-        program.write("time", &HostTensor::from_f32([1], &[time]))?;
+        let times = given.condition.map_or(vec![time], |condition| {
+            condition.known.iter().map(|&known| if known { 0.0 } else { time }).collect()
+        });
+        program.write("time", &HostTensor::from_f32([times.len()], &times))?;
         let (unconditional, conditional) = guidance.weights(low);
         let weights: &[f32] = if guidance.is_on() { &[conditional, unconditional] } else { &[conditional] };
         program.write("guidance", &HostTensor::from_f32([weights.len()], weights))?;
@@ -85,6 +100,7 @@ pub fn denoise(
         observer(Event::Progress { phase: Phase::Denoise, step: i + 1, steps, fraction })?;
     }
     let result = gpu.read(slot(Slot::Sample)?)?;
+    let result = given.condition.map_or_else(|| result.clone(), |condition| condition.apply(&result));
     if !result.to_f32().iter().all(|v| v.is_finite()) {
         let hint =
             if compute == DType::F16 { "try --precision f32" } else { "try other settings, or check the weights" };
@@ -101,18 +117,20 @@ fn choose<'m>(model: &'m Model, time: f64, settings: &Settings) -> (bool, &'m Wa
     }
 }
 
-/// A program that reads the sample and the inputs `time` \[1\] and `guidance` \[B\], and leaves the guided velocity.
+/// A program that reads the sample and the inputs `time` \[1\], or \[F\] with known frames, and `guidance` \[B\], and
+/// leaves the guided velocity.
 ///
 /// What does not change between steps, the keys and values of the text, is computed here once.
 fn compile(
     gpu: &Gpu,
     transformer: &WanTransformer,
-    text: &Text,
+    given: &Given<'_>,
     compute: DType,
     sample: &Tensor,
     velocity: &Tensor,
     observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<Program> {
+    let Given { text, condition, .. } = given;
     let graph = Graph::new();
     let context = transformer.text_context(graph.constant(text.states.clone()), compute);
     for (i, KeyValue { keys, values }) in context.iter().enumerate() {
@@ -143,8 +161,13 @@ fn compile(
         })
         .collect();
     let context = TextContext { blocks, key_bias: graph.constant(text.key_bias.clone()) };
-    let latents = input("sample", sample);
-    let answers = transformer.forward(latents, graph.input("time", [1], DType::F32), &context, compute);
+    let mut latents = input("sample", sample);
+    let mut times = 1;
+    if let Some(condition) = condition {
+        latents = latents.mul(graph.constant(condition.unknown())).add(graph.constant(condition.latents.clone()));
+        times = condition.known.len();
+    }
+    let answers = transformer.forward(latents, graph.input("time", [times], DType::F32), &context, compute);
     let guided = guide(answers, sample.ty());
     graph.assign(input("velocity", velocity), guided);
     let mut tensors: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&bound).collect();

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::gpu::{Gpu, GpuOptions};
 use crate::media::{Frame, Recipe};
-use crate::pipeline::{Model, Request, Settings, decode, denoise, encode};
+use crate::pipeline::{Known, Model, Request, Settings, condition, decode, denoise, encode};
 use crate::sampling::randn;
 use crate::tensor::{DType, HostTensor};
 
@@ -21,6 +21,8 @@ pub struct Engine {
 pub enum Phase {
     /// The text encoder.
     Text,
+    /// The VAE's encoder, latent frame by latent frame; only with known frames.
+    Encode,
     /// The transformer, step by step.
     Denoise,
     /// The VAE, latent frame by latent frame.
@@ -28,10 +30,11 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// `text`, `denoise` or `decode`.
+    /// `text`, `encode`, `denoise` or `decode`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
+            Self::Encode => "encode",
             Self::Denoise => "denoise",
             Self::Decode => "decode",
         }
@@ -107,11 +110,14 @@ impl Engine {
     ) -> Result<Video> {
         let settings = Settings::resolve(model, request)?;
         let precision = request.precision.resolve(self.gpu.profile())?;
+        condition::check_memory(&self.gpu, model, &settings)?;
         denoise::check_memory(&self.gpu, model, &settings)?;
         decode::check_memory(&self.gpu, model, &settings)?;
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
+        let condition = condition::encode(&self.gpu, model, &settings, observer)?;
         let noise = settings.noise.clone().unwrap_or_else(|| randn(settings.latents, settings.seed));
-        let latents = denoise::denoise(&self.gpu, model, &settings, &text, &noise, precision, observer)?;
+        let given = denoise::Given { text: &text, condition: condition.as_ref(), noise: &noise };
+        let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, observer)?;
         observer(Event::Latents(&latents))?;
         decode::decode(&self.gpu, model, &latents, observer)?;
         Ok(Video { settings, latents, precision })
@@ -148,6 +154,7 @@ impl Settings {
             guidance: self.guidance,
             guidance_low: self.guidance_low,
             shift: self.sampler.shift,
+            known: self.known.iter().map(Known::recipe).collect(),
             sampler: self.sampler.sampler.name().into(),
             model: model.name().into(),
             model_hash: model.hash().into(),

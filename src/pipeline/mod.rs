@@ -1,15 +1,18 @@
 //! From a prompt to frames.
 //!
 //! The way: [`Request`] -> [`Settings`] (every default filled in, everything checked) -> text states -> keys and values
-//! of the text -> latents, step by step -> frames, one latent frame at a time.
+//! of the text; known frames -> their latents; noise -> latents, step by step -> frames, one latent frame at a time.
 
+mod condition;
 mod decode;
 mod denoise;
 mod encode;
 mod engine;
 mod model;
 mod request;
+mod stream;
 
+pub use condition::{Condition, Known};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};
 pub use model::{Defaults, Model};
 pub use request::{Precision, Request, Settings};

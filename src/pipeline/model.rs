@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use crate::error::{Error, Result};
 use crate::models::umt5::{Umt5, Umt5Config};
 use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use crate::models::wan_vae::{WanVaeConfig, WanVaeDecoder};
+use crate::models::wan_vae::{WanVaeConfig, WanVaeDecoder, WanVaeEncoder};
 use crate::sampling::SamplerConfig;
 use crate::text::Tokenizer;
 use crate::weights::{Archive, Config, Fingerprint};
@@ -20,6 +20,10 @@ pub struct Model {
     /// The low-noise expert of models with two.
     pub(super) transformer_low: Option<Expert>,
     pub(super) vae: WanVaeDecoder,
+    /// Read when it is first needed: most runs do without.
+    vae_encoder: OnceLock<WanVaeEncoder>,
+    /// Whether tokens have timesteps of their own, so that frames can be known beforehand.
+    expand_timesteps: bool,
     sampler: SamplerConfig,
     defaults: Defaults,
     archives: Vec<(&'static str, Archive)>,
@@ -167,10 +171,15 @@ impl Model {
 
     fn load(name: String, source: &Source<'_>) -> Result<Self> {
         let index = source.config("model_index.json")?;
+        let expand_timesteps = index.get_or("expand_timesteps", false)?;
         match index.class() {
             Some("WanPipeline") => {}
+            Some("WanImageToVideoPipeline") if expand_timesteps => {}
             Some(other) => {
-                let reason = format!("`{other}` is not supported yet, only text-to-video `WanPipeline`");
+                let reason = format!(
+                    "`{other}` is not supported yet, only `WanPipeline` and, with expand_timesteps, \
+                     `WanImageToVideoPipeline`"
+                );
                 return Err(index.error("_class_name", reason));
             }
             None => return Err(index.error("_class_name", "is missing: this is no diffusers pipeline")),
@@ -228,6 +237,8 @@ impl Model {
             transformer,
             transformer_low,
             vae,
+            vae_encoder: OnceLock::new(),
+            expand_timesteps,
             sampler,
             defaults,
             archives,
@@ -295,6 +306,23 @@ impl Model {
     /// Whether it has a second transformer for low noise.
     pub fn has_two_experts(&self) -> bool {
         self.transformer_low.is_some()
+    }
+
+    /// Whether frames can be known beforehand: a picture to begin with, a video to go on from.
+    pub fn takes_known_frames(&self) -> bool {
+        // A patch of several latent frames would have to be known in part.
+        self.expand_timesteps && self.transformer.patch()[0] == 1
+    }
+
+    /// The VAE's encoder.
+    pub(super) fn vae_encoder(&self) -> Result<&WanVaeEncoder> {
+        if let Some(encoder) = self.vae_encoder.get() {
+            return Ok(encoder);
+        }
+        let archive = self.archives.iter().find(|(name, _)| *name == "vae").map(|(_, archive)| archive);
+        let archive = archive.ok_or_else(|| Error::Internal("a model without a VAE".into()))?;
+        let encoder = WanVaeEncoder::load(archive, self.vae.config().clone())?;
+        Ok(self.vae_encoder.get_or_init(|| encoder))
     }
 
     /// A name for the exact content of the model (see [`Fingerprint`]); computed at the first call, which reads all of it.

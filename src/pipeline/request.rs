@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use super::Model;
+use super::{Defaults, Known, Model, condition};
 use crate::error::{Error, Result};
 use crate::graph::{DeviceKind, DeviceProfile};
+use crate::media::Frame;
 use crate::sampling::{Guidance, MAX_STEPS, Sampler, SamplerConfig};
 use crate::tensor::{DType, HostTensor};
 
@@ -15,7 +16,7 @@ pub struct Request {
     pub prompt: String,
     /// What it does not show.
     pub negative: Option<String>,
-    /// Columns and rows of pixels.
+    /// Columns and rows of pixels. If open, the model's size, in the shape of the first known picture if there is one.
     pub size: Option<(usize, usize)>,
     /// Number of frames; or give `seconds`.
     pub frames: Option<usize>,
@@ -39,6 +40,8 @@ pub struct Request {
     pub precision: Precision,
     /// Noise to start from instead of the seed's: \[1, C, F, h, w\] f32.
     pub noise: Option<HostTensor>,
+    /// Frames that are known beforehand: a picture to begin with, a video to go on from (see [`Known`]).
+    pub known: Vec<Known>,
 }
 
 impl Request {
@@ -121,6 +124,8 @@ pub struct Settings {
     pub seed: u64,
     /// Noise to start from instead.
     pub noise: Option<HostTensor>,
+    /// Frames that are known beforehand, in the order of the video.
+    pub known: Vec<Known>,
     /// Shape of the latents \[1, C, F, h, w\].
     pub latents: [usize; 5],
 }
@@ -135,8 +140,12 @@ impl Settings {
     /// [`Error::Request`] that names the setting, what is wrong with it, and what would work.
     pub fn resolve(model: &Model, request: &Request) -> Result<Self> {
         let defaults = model.defaults();
-        let (width, height) = request.size.unwrap_or((defaults.width, defaults.height));
         let [_, rows, columns] = model.pixels_per_token();
+        check_known(model, request)?;
+        let usual = || {
+            request.known.first().and_then(|part| part.pixels.first()).map(|p| size_like(p, defaults, [rows, columns]))
+        };
+        let (width, height) = request.size.or_else(usual).unwrap_or((defaults.width, defaults.height));
         check_side("width", width, columns, model.longest_axis())?;
         check_side("height", height, rows, model.longest_axis())?;
 
@@ -145,6 +154,7 @@ impl Settings {
             return Err(Error::request("--fps", format!("{fps} is not a rate; 8 to 60 is usual")));
         }
         let frames = frames(model, request, fps)?;
+        let known = condition::placed(&request.known, frames)?;
         let steps = request.steps.unwrap_or(defaults.steps);
         if !(1..=MAX_STEPS).contains(&steps) {
             return Err(Error::request("--steps", format!("{steps} steps cannot be run; take 1 to {MAX_STEPS}")));
@@ -187,6 +197,7 @@ impl Settings {
             sampler,
             seed: request.seed,
             noise: request.noise.clone(),
+            known,
             latents,
         })
     }
@@ -195,6 +206,27 @@ impl Settings {
     pub(super) fn guidance(&self) -> Result<Guidance> {
         Guidance::new(self.guidance, self.guidance_low)
     }
+}
+
+/// Refuses known frames where the model takes none.
+fn check_known(model: &Model, request: &Request) -> Result<()> {
+    if !request.known.is_empty() && !model.takes_known_frames() {
+        let reason = format!(
+            "`{}` makes videos from text alone; pictures take a model with expand_timesteps in its model_index.json, such \
+             as Wan 2.2 TI2V-5B",
+            model.name()
+        );
+        return Err(Error::request("known frames", reason));
+    }
+    Ok(())
+}
+
+/// A size of about the default's area in the shape of a picture (the `max_area` of Wan's image-to-video examples).
+fn size_like(picture: &Frame, defaults: &Defaults, [rows, columns]: [usize; 2]) -> (usize, usize) {
+    let area = (defaults.width * defaults.height) as f64;
+    let aspect = f64::from(picture.height) / f64::from(picture.width);
+    let side = |length: f64, unit: usize| ((length / unit as f64).round() as usize).max(1) * unit;
+    (side((area / aspect).sqrt(), columns), side((area * aspect).sqrt(), rows))
 }
 
 fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Result<()> {

@@ -1,0 +1,54 @@
+//! The VAE on a device: a video that goes through it in chunks.
+
+use crate::error::Result;
+use crate::gpu::{Gpu, Program, Tensor};
+use crate::graph::{Graph, Recording, TensorType};
+use crate::nn::Stream;
+
+/// A program for the first chunk of a video and one for all others, with what its layers remember between chunks.
+pub(super) struct Chunks {
+    first: Program,
+    next: Option<Program>,
+}
+
+/// The graph of one chunk, and the frames that its layers remember.
+pub(super) type Chunk = (Recording, Vec<(String, TensorType)>);
+
+/// Records a chunk: `build` adds inputs and outputs to the graph.
+pub(super) fn record(build: impl for<'g> FnOnce(&'g Graph, &Stream<'g>)) -> Result<Chunk> {
+    let graph = Graph::new();
+    let stream = Stream::new(&graph);
+    build(&graph, &stream);
+    let states = stream.into_states();
+    Ok((graph.finish()?, states))
+}
+
+impl Chunks {
+    /// Compiles what `record` gives for the first chunk (`true`) and, if there are `more`, for the others.
+    pub fn new(gpu: &Gpu, more: bool, record: impl Fn(bool) -> Result<Chunk>) -> Result<Self> {
+        let mut memory: Vec<(String, Tensor)> = Vec::new();
+        let mut compile = |first: bool| {
+            let (recording, states) = record(first)?;
+            for (name, ty) in states {
+                if !memory.iter().any(|(other, _)| *other == name) {
+                    let tensor = gpu.allocate(&name, ty)?;
+                    gpu.clear(&tensor)?;
+                    memory.push((name, tensor));
+                }
+            }
+            let used: Vec<(&str, &Tensor)> = memory.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            gpu.compile(&recording, &used)
+        };
+        let first = compile(true)?;
+        let next = if more { Some(compile(false)?) } else { None };
+        Ok(Self { first, next })
+    }
+
+    /// The program for a chunk; they are to be run in the order of the video.
+    pub fn program(&self, first: bool) -> &Program {
+        match &self.next {
+            Some(next) if !first => next,
+            _ => &self.first,
+        }
+    }
+}
