@@ -1,41 +1,44 @@
-"""Stage 3: the transformer and the text encoder together, by flow matching on stored latents.
+"""Stage 3: the transformer and the text encoder together, by flow matching on latents.
 
     x_s = (1 - s) x0 + s eps,   target eps - x0,   timestep 1000 s        (arXiv:2210.02747, 2209.03003)
+
+As Wan 2.2's TI2V-5B (`expand_timesteps`) every token has a timestep of its own: frames that are given come in clean, at
+timestep 0, and the loss leaves them out.
 """
 
+import contextlib
 import copy
 import math
 import time
 
 import torch
-from diffusers import UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import UMT5Config, UMT5EncoderModel
 
 import latents as latent_stage
-import reading
+import optim
+import preview
 import run
 import text
 import vae as vae_stage
-import vae_parallel
-import world
 
-TOKENS = 16  # the longest caption has 15 with its end
 PADDED = 512  # what diffusers' Wan pipeline pads text to
 
 
 class PaddedCrossAttention(WanAttnProcessor):
-    """Cross-attention to TOKENS rows and one padding row that stands for all those up to PADDED.
+    """Cross-attention to the captions' rows and one padding row that stands for all those up to PADDED.
 
     The padding rows are zeros, so their keys and values are all the same; one of them with ln(count) added to its
     logits is the same function as all of them.
     """
 
-    bias = torch.cat([torch.zeros(TOKENS), torch.tensor([math.log(PADDED - TOKENS)])]).view(1, 1, 1, -1)
-
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
-        return super().__call__(attn, hidden_states, encoder_hidden_states, self.bias, rotary_emb)
+        rows = encoder_hidden_states.shape[1]
+        bias = hidden_states.new_zeros(1, 1, 1, rows)
+        bias[..., -1] = math.log(PADDED - rows + 1)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, bias, rotary_emb)
 
 
 def pad_in_one(transformer, on=True):
@@ -84,134 +87,114 @@ def models(c, vocabulary):
     return encoder, transformer
 
 
-def context(tokenizer, encoder, captions):
-    """Captions -> text states [B, TOKENS + 1, D], zero after each caption's end and in the last row."""
-    ids = torch.zeros(len(captions), TOKENS, dtype=torch.long)
-    for row, caption in zip(ids, captions):
-        found = tokenizer.encode(caption).ids
-        if len(found) > TOKENS:
-            raise ValueError(f"{caption!r} has {len(found)} tokens, more than {TOKENS}")
-        row[: len(found)] = torch.tensor(found)
+def context(encoder, ids):
+    """Ids [B, TOKENS] -> text states [B, rows + 1, D], zero after each caption's end and in the last row. As many rows
+    as the longest caption has, in steps of eight so that there are few shapes."""
+    ids = ids.to(run.device(), torch.long)
+    rows = min(-(-int(ids.ne(0).sum(1).max()) // 8) * 8, ids.shape[1])
+    ids = ids[:, :rows]
     mask = ids.ne(0)
     states = encoder(ids, mask.long()).last_hidden_state * mask.unsqueeze(-1)
     return torch.cat([states, torch.zeros_like(states[:, :1])], 1)
 
 
-def sample(tokenizer, encoder, transformer, prompts, seed=0, frames=world.FRAMES):
-    """Latents as the pipeline makes them: UniPC on the shifted grid, guidance away from the empty caption."""
-    c = run.config("sampling")
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=c["shift"], num_train_timesteps=1000
-    )
-    scheduler.set_timesteps(c["steps"])
-    size = world.SIZE // 8
-    with torch.no_grad():
-        states = context(tokenizer, encoder, prompts)
-        empty = context(tokenizer, encoder, [""]).expand_as(states)
-        x = torch.stack(
-            [
-                torch.randn(16, 1 + (frames - 1) // 4, size, size, generator=torch.Generator().manual_seed(seed + i))
-                for i in range(len(prompts))
-            ]
-        )
-        for t in scheduler.timesteps:
-            both = transformer(torch.cat([x, x]), t.expand(2 * len(x)), torch.cat([states, empty]), return_dict=False)[0]
-            with_text, without = both.float().chunk(2)
-            x = scheduler.step(without + c["guidance"] * (with_text - without), t, x, return_dict=False)[0]
-    return x
+def token_times(t, given, shape):
+    """Timesteps [B] and given frames [B, T] -> [B, L]: 0 for the tokens of given frames."""
+    per_frame = t.view(-1, 1) * (~given)
+    return per_frame.repeat_interleave((shape[3] // 2) * (shape[4] // 2), 1)
 
 
-def frames_of(vae, latents):
-    """Whitened latents -> uint8 clips [B, T, H, W, 3]."""
-    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    clips = []
-    for z in (latents * std + mean).split(4):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), vae_parallel.parallel():
-            clips += [vae_stage.to_bytes(x).byte() for x in vae_parallel.decode(vae, z)]
-    return clips
+def attention():
+    """On a CPU the plain form: for so few tokens the fused one's backward pass costs more than all the rest."""
+    return sdpa_kernel(SDPBackend.MATH) if run.device().type == "cpu" else contextlib.nullcontext()
 
 
-def train():
-    """One worker's run."""
-    c = run.config("dit")
-    vae = vae_stage.trained()
-    data = torch.load(run.OUT / "latents.pt")
-    latent_stage.whiten(vae, data)
+def compiled(transformer):
+    """The blocks compiled, where that is fast to do; one program serves all of them."""
+    if run.config("dit")["compile"]:
+        torch._dynamo.config.cache_size_limit = 128
+        for block in transformer.blocks:
+            block.compile()
+
+
+def batch_loss(both, batch, c, weight):
+    """Flow matching on one batch."""
+    x0, held, given, ids = batch
+    encoder, transformer = both
+    count = len(x0)
+    ids = torch.where(torch.rand(count, 1, device=ids.device) < c["dropout"], latent_stage.empty_row(ids), ids)
+    u = (torch.randperm(count, device=x0.device) + torch.rand(count, device=x0.device)) / count  # one in each part
+    s = c["shift"] * u / (1 + (c["shift"] - 1) * u)
+    eps = torch.randn_like(x0)
+    clean = given.view(count, 1, -1, 1, 1)
+    mix = s.view(-1, 1, 1, 1, 1)
+    x = torch.where(clean, held, (1 - mix) * x0 + mix * eps)
+    t = 1000 * s
+    if given.any():
+        t = token_times(t, given, x.shape)
+    with run.autocast(), attention():
+        states = context(encoder, ids)
+        v = transformer(x, t, states, return_dict=False)[0]
+        error = weight * (v.float() - (eps - x0)).square()
+        return (error * ~clean).sum() / ((~clean).sum() * x0.shape[1] * x0.shape[3] * x0.shape[4])
+
+
+def branches(c):
+    """The steps at which the scaling study's shorter runs leave the long one, by their share of its steps."""
+    return {s: round(s * c["steps"]) - round(s * c["decay"]) for s in c["shares"]}
+
+
+def train(share=1.0):
+    """One worker's run: the whole one, or that share of it, which branches off the whole one where it has to decay."""
+    c = dict(run.config("dit"))
+    vae, pool = latent_stage.ready()
     # Whitening makes faint channels as loud as those that carry the colours; here they count for what they were.
-    weight = (data["std"] / data["std"].mean()).view(1, -1, 1, 1, 1)
-    tokenizer, encoder, transformer = fresh()
+    weight = pool.std / pool.std.mean()
+    _, encoder, transformer = fresh()
+    compiled(transformer)
     both = torch.nn.ModuleList([encoder, transformer])
     average = copy.deepcopy(both).requires_grad_(False)
-    # The text encoder's attention is unscaled; at the transformer's rate it saturates, and all words become one.
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(encoder.parameters()), "share": c["text_lr"]},
-            {"params": list(transformer.parameters()), "share": 1.0},
-        ],
-        lr=c["lr"],
-        betas=(0.9, 0.99),
-        weight_decay=c["weight_decay"],
-    )
-    checkpoint = run.Checkpoint("dit", model=both, average=average, optimizer=optimizer)
+    optimizer = optim.Both(encoder, transformer, c)
+    parts = {"model": both, "average": average, "optimizer": optimizer}
+    name, leave = f"dit-{share:g}", branches(c)
+    checkpoint = run.Checkpoint(name, **parts)
     step = checkpoint.load()
-    run.log(
-        "dit",
-        step=step,
-        text_encoder=sum(p.numel() for p in encoder.parameters()),
-        transformer=sum(p.numel() for p in transformer.parameters()),
-        latents=len(data["anywhere"][1]) + len(data["middle"][1]),
-    )
-    asked = run.random.Random(11).sample(world.HELD_OUT, 24)
-    began, mean_loss = time.time(), 0.0
-    while step < c["steps"]:
+    if share < 1 and step == 0:
+        step = run.Checkpoint(f"dit-at-{share:g}", **parts).load(must=True)
+    c["steps"], c["decay"] = round(share * c["steps"]), round(share * c["decay"])
+    counts = {n: sum(p.numel() for p in m.parameters()) for n, m in (("text", encoder), ("transformer", transformer))}
+    run.log(name, step=step, **counts, clips=[len(p[0]) for p in pool.parts])
+    began, saved, sums, seen = time.time(), time.time(), {False: 0.0, True: 0.0}, {False: 0, True: 0}
+    while step < c["steps"] and not run.all_spent():
         shared, rng = run.step_generators(3, step)
-        # First what the words look like, anywhere in the picture; then how it moves, through the middle.
-        latents, combinations = data["anywhere" if step < c["anywhere"] else "middle"]
-        # Stills teach the words for what is seen, at a fifth of the cost, so every other batch is of them, and
-        # twice as large. The first latent frames of a clip are those of the clip cut short: the VAE is causal.
-        short = c["short_late"] if step >= c["steps"] - c["decay"] else c["short"]
-        length = shared.choice((1, 1, 1, 3)) if shared.random() < short else latents.shape[2]
-        batch = c["batch"] // run.config("dit_workers") * (2 if length == 1 else 1)
-        picked = rng.sample(range(len(latents)), batch)
-        x0 = latents[picked, :, :length].float()
-        captions = [
-            "" if rng.random() < c["dropout"] else world.caption(combinations[i], rng, 1 + 4 * (length - 1))
-            for i in picked
-        ]
-        u = (torch.randperm(batch) + torch.rand(batch)) / batch  # one in each of `batch` equal parts of 0..1
-        s = c["shift"] * u / (1 + (c["shift"] - 1) * u)
-        eps = torch.randn_like(x0)
-        mix = s.view(-1, 1, 1, 1, 1)
-        for group in optimizer.param_groups:
-            group["lr"] = group["share"] * run.learning_rate(step, c)
-        # The plain form of attention: for 80 tokens the fused one's backward pass costs more than all the rest.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            states = context(tokenizer, encoder, captions)
-            v = transformer((1 - mix) * x0 + mix * eps, 1000 * s, states, return_dict=False)[0]
-            loss = (weight * (v.float() - (eps - x0)).square()).mean()
-            loss.backward()
+        if rng.random() < c["fresh"]:
+            pool.refresh(rng, 1)
+        known = shared.random() < c["known"]
+        batch = pool.sample(shared, rng, c["tokens"] // run.config("workers"), known)
+        loss = batch_loss(both, batch, c, weight)
+        loss.backward()
         run.average_gradients(both.parameters())
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(run.learning_rate(step, c))
         keep = min(c["average"], (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(both.parameters()), 1 - keep)
         step += 1
-        mean_loss += loss.item()
-        if step % 100 == 0:
+        sums[known], seen[known] = sums[known] + loss.detach(), seen[known] + 1
+        for s, at in leave.items():
+            if share == 1 and s < 1 and step == at:
+                run.Checkpoint(f"dit-at-{s:g}", **parts).save(step)
+        if time.time() - saved > 180:
             checkpoint.save(step)
-        if step % 50 == 0:
+            saved = time.time()
+        if step % c["report"] == 0 or step == c["steps"]:
             extra = {}
-            if run.rank() == 0 and (step % 400 == 0 or step == c["steps"]):
-                # On prompts of held-out combinations, with the averaged weights.
-                clips = frames_of(vae, sample(tokenizer, *average, [world.prompt(x) for x in asked]))
-                extra = reading.score(asked, clips)
-                vae_stage.sheet(run.OUT / "dit.png", *(x[::2] for x in clips[:10]))
-            pace = (time.time() - began) / 50
-            run.log("dit", step=step, loss=round(mean_loss / 50, 5), s_per_step=round(pace, 3), **extra)
-            began, mean_loss = time.time(), 0.0
+            if run.rank() == 0 and (step % c["look"] == 0 or step == c["steps"]):
+                extra = preview.look(vae, average, run.OUT / f"{name}.png")
+            pace = (time.time() - began) / max(1, sum(seen.values()))
+            losses = {k: round(float(sums[v]) / max(1, seen[v]), 5) for k, v in (("loss", False), ("given", True))}
+            run.log(name, step=step, **losses, s_per_step=round(pace, 3), **extra)
+            began, sums, seen = time.time(), {False: 0.0, True: 0.0}, {False: 0, True: 0}
     checkpoint.save(step)
 
 
@@ -221,11 +204,11 @@ def fresh():
     tokenizer = text.tokenizer()
     encoder, transformer = models(run.config("dit"), tokenizer.get_vocab_size())
     pad_in_one(transformer)
-    return tokenizer, encoder, transformer
+    return tokenizer, encoder.to(run.device()), transformer.to(run.device())
 
 
-def trained():
+def trained(share=1.0):
     """Text encoder and transformer of the last checkpoint, averaged."""
     _, encoder, transformer = fresh()
-    run.Checkpoint("dit", average=torch.nn.ModuleList([encoder, transformer])).load(must=True)
-    return encoder, transformer
+    run.Checkpoint(f"dit-{share:g}", average=torch.nn.ModuleList([encoder, transformer])).load(must=True)
+    return encoder.eval(), transformer.eval()

@@ -9,10 +9,11 @@ from transformers import AutoTokenizer
 
 import dit
 import run
+import scenes
 import text
-import world
 
-LIMIT = 12_000_000  # bytes: what the binary has room for
+LIMIT = 30_000_000  # bytes: what the binary has room for
+LICENCE = "OFL.txt"  # of the drawings that the model learned
 
 
 def save(folder, vae, encoder, transformer):
@@ -33,16 +34,17 @@ def save(folder, vae, encoder, transformer):
         transformer=transformer.half(),
         vae=vae.half(),
         scheduler=scheduler,
+        expand_timesteps=True,
     )
     pipeline.save_pretrained(folder)
     # As written by hand, without what transformers adds of its own version.
     shutil.rmtree(folder / "tokenizer")
     text.save(folder / "tokenizer")
     defaults = {
-        "width": world.SIZE,
-        "height": world.SIZE,
-        "frames": world.FRAMES,
-        "fps": world.FPS,
+        "width": sampling["size"][0],
+        "height": sampling["size"][1],
+        "frames": sampling["frames"],
+        "fps": scenes.FPS,
         "steps": sampling["steps"],
         "guidance": sampling["guidance"],
         "negative": "",
@@ -53,6 +55,7 @@ def save(folder, vae, encoder, transformer):
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)
     (folder / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
+    shutil.copy(run.HERE / LICENCE, folder / LICENCE)
     WanPipeline.from_pretrained(folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     run.log("export", folder=folder.name, bytes=size)

@@ -15,9 +15,62 @@ HERE = Path(__file__).resolve().parent
 OUT = Path(os.environ.get("TRAIN_OUT", HERE / "out"))
 
 
+def preset():
+    """Which part of config.json counts: $TRAIN_PRESET, else what the machine can do."""
+    return os.environ.get("TRAIN_PRESET") or ("gpu" if torch.cuda.is_available() else "cpu")
+
+
 def config(stage=None):
     values = json.loads((HERE / "config.json").read_text())
+    values = {"seed": values["seed"], **values[preset()]}
+    for name, value in json.loads(os.environ.get("TRAIN_SET", "{}")).items():
+        *path, last = name.split(".")
+        place = values
+        for key in path:
+            place = place[key]
+        if last not in place:
+            raise SystemExit(f"train: config.json has no {name}")
+        place[last] = value
     return values[stage] if stage else values
+
+
+def override(settings):
+    """Other values than config.json's, as ["dit.steps=3000", ...], for this process and its workers."""
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        values[name] = json.loads(value)
+    os.environ["TRAIN_SET"] = json.dumps(values)
+    config()
+
+
+def choose(name):
+    """Sets the preset, for this process and its workers."""
+    os.environ["TRAIN_PRESET"] = name
+
+
+def stop_at(when):
+    """Stages stop at that time (of time.time()), with everything stored."""
+    os.environ["TRAIN_STOP"] = str(when)
+
+
+def spent():
+    """Whether that time has come."""
+    return time.time() > float(os.environ.get("TRAIN_STOP", "inf"))
+
+
+def keep_config():
+    """Puts the configuration that is used beside what it makes."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "config.json").write_text(json.dumps({"preset": preset(), **config()}, indent=2) + "\n")
+
+
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast():
+    return torch.autocast(device().type, torch.bfloat16)
 
 
 _start = time.time()
@@ -38,6 +91,11 @@ def log(stage, **values):
         f.write(line + "\n")
 
 
+if torch.cuda.is_available():
+    torch.backends.cudnn.benchmark = True  # few shapes, each of them often
+    torch.set_float32_matmul_precision("high")
+
+
 def _worker(index, stage, file, workers):
     # One thread each: threads of one process wait for each other at every operation, processes once a step, which
     # is far better where other work shares the cores.
@@ -48,9 +106,17 @@ def _worker(index, stage, file, workers):
 
 
 def workers(stage, count):
-    """Runs stage() in that many processes, and waits for them."""
+    """Runs stage() in that many processes, and waits for them; in this one where it is to be one."""
+    if count == 1:
+        return stage()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, args=(stage, f"{folder}/meet", count), nprocs=count)
+
+
+def wait():
+    """Until every worker is here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def step_generators(salt, step):
@@ -60,6 +126,14 @@ def step_generators(salt, step):
     own = f"{seed} {step} {rank()}"
     torch.manual_seed(random.Random(own).getrandbits(63))
     return random.Random(f"{seed} {step}"), random.Random(own)
+
+
+def all_spent():
+    """Whether the first worker's time has come, so that all stop at one step."""
+    flag = torch.tensor([float(spent())])
+    if dist.is_initialized():
+        dist.broadcast(flag, 0)
+    return flag.item() > 0
 
 
 def average_gradients(parameters):
@@ -96,7 +170,7 @@ class Checkpoint:
         """The step to go on with: 0 when there is nothing to go on from, unless there `must` be."""
         if not must and not self.path.exists():
             return 0
-        state = torch.load(self.path)
+        state = torch.load(self.path, map_location=device())
         for k, v in self.parts.items():
             v.load_state_dict(state[k])
         return state["step"]

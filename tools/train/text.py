@@ -1,6 +1,6 @@
 """The tokenizer: Unigram with byte fallback, in the layout of T5's (pad 0, end 1, unknown 2).
 
-Every word of the world's captions is one piece; any other text falls apart into letters or, where a letter is
+Every word of the theatre's captions, English or Chinese, is one piece; any other text falls apart into letters or, where a letter is
 not known either, into UTF-8 bytes, so nothing a user types can break it.
 """
 
@@ -10,20 +10,36 @@ import string
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-import world
+import captions
+import things
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
+def _chinese_words(text):
+    """The parts of a phrase that are words of their own: without the particles around them."""
+    bare = text.strip("在的，。")
+    found = {bare}
+    for mark in ("里", "上", "下", "前", "中", "间"):
+        if len(bare) > 2 and bare.endswith(mark):
+            found |= {bare[:-1], mark}
+    return {x for part in found for x in re.split("[的，]", part) if 0 < len(x) <= 6}
+
+
 def tokenizer():
-    """The vocabulary is the world's words, letters and bytes: nothing is learned."""
-    words = sorted({w for text in world.all_captions() for w in re.findall("[a-z]{2,}", text)})
-    letters = ["▁", *string.ascii_lowercase, *string.digits, *string.punctuation]
+    """The vocabulary is the theatre's words, letters and bytes: nothing is learned."""
+    english, chinese = captions.words()
+    words = sorted({w for text in english for w in re.findall("[a-z]{2,}", text.lower())})
+    phrases = sorted({p for text in chinese for p in _chinese_words(text)})
+    details = "".join(background.detail[1] for background in things.BACKGROUNDS)
+    characters = sorted({c for text in (*chinese, details) for c in text if c > "\u2fff" and c not in "。，、"})
+    letters = ["▁", *string.ascii_lowercase, *string.digits, *string.punctuation, "。", "、"]
     # Log probabilities: a word beats its letters, a letter beats its bytes.
     vocab = [(PAD, 0.0), (END, 0.0), (UNKNOWN, 0.0)]
     vocab += [(f"<0x{b:02X}>", -20.0) for b in range(256)]
     vocab += [(x, -10.0) for x in letters] + [("▁" + x, -11.0) for x in string.ascii_lowercase]
     vocab += [("▁" + x, -5.0) for x in words]
+    vocab += [(x, -5.0) for x in phrases] + [(x, -8.0) for x in characters if x not in phrases]
 
     made = Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=True))
     made.normalizer = normalizers.Sequence(

@@ -1,34 +1,40 @@
 """Everything from nothing to the embedded model; a stopped run goes on where it was. See README.md."""
 
 import argparse
-import subprocess
 import sys
-
-import torch
+import time
 
 import dit
 import export
 import latents
 import run
+import scaling
 import vae as vae_stage
+
 
 
 def main():
     parser = argparse.ArgumentParser(prog="train", description=__doc__)
-    parser.add_argument("--model", default=str(run.HERE.parents[1] / "src/embedded/model"), help="where the folder goes")
+    parser.add_argument("--model", default=str(run.OUT / "model"), help="where the diffusers folder goes (%(default)s)")
+    parser.add_argument("--preset", help="which part of config.json counts (cpu or gpu: what the machine has)")
+    parser.add_argument("--minutes", type=float, help="stop after about so long, to be gone on with later")
+    parser.add_argument("--scaling", action="store_true", help="then the scaling study: the same at 1/16 and 1/4 of the steps")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=JSON", help="for instance dit.steps=3000")
     a = parser.parse_args()
-    run.workers(vae_stage.train, run.config("vae_workers"))
-    vae = vae_stage.trained()
-    if not (run.OUT / "latents.pt").exists():
-        latents.make(vae)
-    latents.whiten(vae, torch.load(run.OUT / "latents.pt"))
-    run.workers(dit.train, run.config("dit_workers"))
-    export.save(a.model, vae, *dit.trained())
-    check = [sys.executable, str(run.HERE / "check.py"), "--diffusers", a.model, "--count", "120"]
-    found = subprocess.run([*check, "--out", str(run.OUT / "check")], capture_output=True, text=True)
-    sys.stderr.write(found.stderr)
-    run.log("check", result=found.stdout.splitlines()[-1] if found.stdout else None)
-    return found.returncode
+    if a.preset:
+        run.choose(a.preset)
+    run.override(a.set)
+    if a.minutes:
+        run.stop_at(time.time() + 60 * a.minutes)
+    run.keep_config()
+    stages = [vae_stage.train, *([latents.make] if run.config("latents")["keep"] else []), dit.train]
+    for stage in stages:
+        run.workers(stage, run.config("workers"))
+        if run.spent():
+            run.log("train", stopped=True)
+            return 3
+    export.save(a.model, latents.whitened(vae_stage.trained()), *dit.trained())
+    return scaling.study() if a.scaling else 0
 
 
 if __name__ == "__main__":

@@ -16,29 +16,33 @@ import world
 def psnr(a, b):
     """PSNR in dB of clips in -1..1 [B, 3, T, H, W]: of everything, and of the worst frame position over all clips."""
     error = ((a.clamp(-1, 1) - b) / 2).square().mean((0, 1, 3, 4))
-    return -10 * math.log10(error.mean()), -10 * math.log10(error.max())
+    return -10 * math.log10(error.mean().item()), -10 * math.log10(error.max().item())
 
 
-def sheet(path, *clips):
-    """Rows of frames to look at: each argument is uint8-able [T, H, W, 3] in 0..255."""
+def sheet(path, *clips, scale=2):
+    """Rows of frames to look at: each argument is uint8-able [T, H, W, 3] in 0..255; shorter rows end in grey."""
     rows = [torch.cat(list(c), 1) for c in clips]
+    wide = max(r.shape[1] for r in rows)
+    rows = [torch.nn.functional.pad(r, (0, 0, 0, wide - r.shape[1]), value=128) for r in rows]
     image = Image.fromarray(torch.cat(rows, 0).byte().numpy())
-    image.resize((image.width * 2, image.height * 2), Image.NEAREST).save(path)
+    image.resize((image.width * scale, image.height * scale), Image.NEAREST).save(path)
 
 
 def to_bytes(clip):
     """[3, T, H, W] in -1..1 -> [T, H, W, 3] in 0..255."""
-    return ((clip.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 3, 0)
+    return ((clip.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 3, 0).cpu()
 
 
 def draw(shared, rng, late):
-    """A worker's part of a batch. Windows of 32 pixels about the shape cost a quarter of whole frames; whole frames
-    teach the mid block's attention its real size, and have the larger share in the end."""
-    if shared.random() < (0.5 if late else 0.15):
-        count, frames = shared.choice(((2, 5), (1, 9), (1, 17), (8, 1)))
-        return world.batch(rng, count, frames)[0]
-    count, frames = shared.choice(((6, 5), (4, 9), (2, 17), (20, 1)))
-    return world.batch(rng, count, frames, crop=32)[0]
+    """A worker's part of a batch: about `pixels` pixels. Windows about the things teach more for their pixels than whole
+    pictures, most of which are background; whole ones teach the mid block's attention its real size, and have the larger
+    share in the end."""
+    c = run.config("vae")
+    frames, size = shared.choice(c["frames"]), shared.choice(c["sizes"])
+    whole = shared.random() < (c["late"] if late else c["whole"])
+    area = size[0] * size[1] if whole else c["window"] ** 2
+    made = world.batch(rng, max(1, round(c["pixels"] / (area * frames))), size, frames)
+    return world.clips(made, None if whole else world.windows(rng, made, c["window"]))
 
 
 def model():
@@ -55,57 +59,63 @@ def model():
     return vae
 
 
+def held_out():
+    """Clips that no step sees, to measure on."""
+    return world.clips(world.held_out(run.random.Random(7), 13, (96, 64), 17))
+
+
 def evaluate(vae, held):
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), vae_parallel.parallel():
+    with torch.no_grad(), run.autocast(), vae_parallel.parallel():
         latents = vae_parallel.encode(vae, held)[0]
         again = vae_parallel.decode(vae, latents)
     db, worst = psnr(again, held)
-    sheet(run.OUT / "vae.png", *(to_bytes(clip[i])[::2] for i in range(3) for clip in (held, again)))
+    sheet(run.OUT / "vae.png", *(to_bytes(clip[i])[::2] for i in range(0, 12, 2) for clip in (held, again)))
     return {"psnr": round(db, 2), "worst_frame": round(worst, 2), "latent_rms": round(latents.std().item(), 3)}
 
 
 def train():
     """One worker's run."""
     c = run.config("vae")
-    vae = model()
+    vae = model().to(run.device())
     optimizer = torch.optim.AdamW(vae.parameters(), lr=c["lr"], betas=(0.9, 0.99), weight_decay=0.0)
     checkpoint = run.Checkpoint("vae", model=vae, optimizer=optimizer)
-    step = checkpoint.load()
-    held = world.batch(run.random.Random(7), 6, world.FRAMES, combinations=world.HELD_OUT)[0]
+    step, saved = checkpoint.load(), time.time()
+    held = held_out()
     run.log("vae", step=step, parameters=sum(p.numel() for p in vae.parameters()))
     began, mean_loss = time.time(), 0.0
-    while step < c["steps"]:
+    while step < c["steps"] and not run.all_spent():
         shared, rng = run.step_generators(1, step)
         x = draw(shared, rng, step >= c["steps"] - c["decay"])
         for group in optimizer.param_groups:
             group["lr"] = run.learning_rate(step, c)
         with vae_parallel.parallel():
-            with torch.autocast("cpu", torch.bfloat16):
+            with run.autocast():
                 mean, _ = vae_parallel.encode(vae, x)
                 y = vae_parallel.decode(vae, mean + c["noise"] * torch.randn_like(mean))
             error = y - x
-            loss = error.abs().mean() + error.square().mean() + c["kl"] * mean.square().mean()
+            loss = error.abs().mean() + 2 * error.square().mean() + c["kl"] * mean.square().mean()
             loss.backward()
         run.average_gradients(vae.parameters())
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
-        mean_loss += loss.item()
-        if step % 100 == 0:
+        mean_loss += loss.detach()
+        if time.time() - saved > 120:
             checkpoint.save(step)
+            saved = time.time()
         if step % 50 == 0 or step == 1:
             extra = {}
             if run.rank() == 0 and (step % 400 == 0 or step in (1, c["steps"])):
                 extra = evaluate(vae, held)
             pace = (time.time() - began) / 50
-            run.log("vae", step=step, loss=round(mean_loss / 50, 5), s_per_step=round(pace, 3), **extra)
+            run.log("vae", step=step, loss=round(float(mean_loss) / 50, 5), s_per_step=round(pace, 3), **extra)
             began, mean_loss = time.time(), 0.0
     checkpoint.save(step)
 
 
 def trained():
     """The VAE of the last checkpoint, for the later stages."""
-    vae = model()
+    vae = model().to(run.device())
     run.Checkpoint("vae", model=vae).load(must=True)
     return vae.eval().requires_grad_(False)
