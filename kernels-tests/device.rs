@@ -8,13 +8,10 @@ use mutoscope::gpu::{Gpu, GpuOptions};
 /// with every run-time check.
 pub fn gpu() -> Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
+    let open = || {
+        let checked = std::env::var("MUTOSCOPE_CHECKED").is_ok_and(|v| v == "1");
+        let options = GpuOptions { device: std::env::var("MUTOSCOPE_DEVICE").ok(), checked };
+        Gpu::open(&options).unwrap_or_else(|error| panic!("these tests need an adapter: {error}"))
+    };
     GPU.get_or_init(open).clone()
-}
-
-/// The same device opened anew, with no pipeline compiled yet: software drivers keep tens of megabytes for a large one,
-/// which a thousand of them in one process cannot have.
-pub fn open() -> Gpu {
-    let checked = std::env::var("MUTOSCOPE_CHECKED").is_ok_and(|v| v == "1");
-    let options = GpuOptions { device: std::env::var("MUTOSCOPE_DEVICE").ok(), checked };
-    Gpu::open(&options).unwrap_or_else(|error| panic!("these tests need an adapter: {error}"))
 }

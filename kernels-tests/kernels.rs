@@ -4,20 +4,15 @@ use mutoscope::graph::{DeviceKind, DeviceProfile};
 use mutoscope::kernels::ALL;
 use mutoscope::ops::check;
 
-use crate::device::open;
+use crate::device::gpu;
 
 const SEED: u64 = 20_250_101;
-/// Cases after which the device is opened anew, see [`open`].
-const CASES_A_DEVICE: usize = 16;
 
 /// Runs all cases of all kernels whose name contains `MUTOSCOPE_KERNEL` (default: all) under a profile.
 fn run_all(profile: impl Fn(&DeviceProfile) -> DeviceProfile) {
     let filter = std::env::var("MUTOSCOPE_KERNEL").unwrap_or_default();
-    let restricted = || {
-        let gpu = open();
-        gpu.restricted(profile(gpu.profile()))
-    };
-    let mut gpu = restricted();
+    let gpu = gpu();
+    let gpu = gpu.restricted(profile(gpu.profile()));
     let (mut run, mut failures) = (0, Vec::new());
     for op in ALL.iter().filter(|op| op.name.contains(&filter)) {
         for case in (op.cases)() {
@@ -26,9 +21,6 @@ fn run_all(profile: impl Fn(&DeviceProfile) -> DeviceProfile) {
                 continue;
             }
             run += 1;
-            if run % CASES_A_DEVICE == 0 {
-                gpu = restricted();
-            }
             match check::run(&gpu, &case, SEED) {
                 Ok(outcome) => {
                     if let Some(failure) = outcome.failure {

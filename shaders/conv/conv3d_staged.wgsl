@@ -4,47 +4,42 @@
 // neighbours. In each step 16 channels of one tap are staged, as 4 vectors of 4 to a row and one of padding against bank
 // conflicts; what the next step stages is read into registers while this one is multiplied. Nothing is unfolded: the
 // steps are counted in (kt, kh, kw, c), and where an element lies follows from that.
-//# from "lib/storage.wgsl" import storage1, storage4, load1, load4
+//# from "lib/storage.wgsl" import storage1, storage4, load4
 //# include "lib/grid.wgsl"
 //# include "conv/operands.wgsl"
 //# set WIDTH = BM * BN // 64
 //# set ROWS = WIDTH // 4
-//# set STEP = 4 if VEC else 16
 
 var<workgroup> xs: array<vec4<f32>, ${BM * 5}>;
 var<workgroup> ws: array<vec4<f32>, ${BN * 5}>;
 
-// A step of the depth: a tap and the first of its channels, counted in units.
+// A step of the depth: a tap and the first of its channels, counted in vectors of 4.
 struct Step { kt: u32, kh: u32, kw: u32, c: u32 }
 
 fn after(s: Step) -> Step {
     var n = s;
-    n.c += ${STEP}u;
+    n.c += 4u;
     if (n.c >= p.units) { n.c = 0u; n.kw += 1u; }
     if (n.kw == p.kw) { n.kw = 0u; n.kh += 1u; }
     if (n.kh == p.kh) { n.kh = 0u; n.kt += 1u; }
     return n;
 }
 
-// The unit c of the channels that the output whose first tap is at (top, left) of frame t sees in a step.
-fn seen(s: Step, c: u32, t: u32, top: u32, left: u32) -> ${"vec4<f32>" if VEC else "f32"} {
+// The vector c of the channels that the output whose first tap is at (top, left) of frame t sees in a step.
+fn seen(s: Step, c: u32, t: u32, top: u32, left: u32) -> vec4<f32> {
     let row = top + s.kh;
     let column = left + s.kw;
     // Rows above or left of x wrap around to huge numbers: one comparison tells on both sides.
     let inside = c < p.units && row < (p.h << p.up) && column < (p.w << p.up);
     let frame = t * p.st + s.kt - p.origin;
     let at = ((frame * p.h + (row >> p.up)) * p.w + (column >> p.up)) * p.units + c - p.x_base;
-    return select(${"vec4<f32>()" if VEC else "0.0"}, x[select(0u, at, inside)], inside);
+    return select(vec4<f32>(), x[select(0u, at, inside)], inside);
 }
 
-// The unit c of a step's weights; the output channel's begin at `start`.
-fn weight(s: Step, c: u32, start: u32) -> ${"vec4<f32>" if VEC else "f32"} {
+// The vector c of a step's weights; the output channel's begin at `start`.
+fn weight(s: Step, c: u32, start: u32) -> vec4<f32> {
     let at = start + ((s.kt * p.kh + s.kh) * p.kw + s.kw) * p.units + min(c, p.units - 1u);
-    //# if VEC
     return select(vec4<f32>(), ${load4("w", "at", WT)}, c < p.units);
-    //# else
-    return select(0.0, ${load1("w", "at", WT)}, c < p.units);
-    //# endif
 }
 
 @compute @workgroup_size(${WIDTH})
@@ -83,7 +78,7 @@ fn main(
     //# endfor
 
     let taps = time_taps(t);
-    let steps = (max(taps.x, taps.y) - taps.x) * p.kh * p.kw * ((p.units + ${STEP - 1}u) / ${STEP}u);
+    let steps = (max(taps.x, taps.y) - taps.x) * p.kh * p.kw * ((p.units + 3u) / 4u);
     var step = Step(taps.x, 0u, 0u, 0u);
     //# for n in range(BM // ROWS)
     var x${n} = vec4<f32>();
@@ -102,24 +97,12 @@ fn main(
         //# endfor
         workgroupBarrier();
         if (round < steps) {
-            let c = step.c + part * ${STEP // 4}u;
+            let c = step.c + part;
             //# for n in range(BM // ROWS)
-            //# if VEC
             x${n} = seen(step, c, t, top${n}, left${n});
-            //# else
-            x${n} = vec4<f32>(
-                seen(step, c, t, top${n}, left${n}), seen(step, c + 1u, t, top${n}, left${n}),
-                seen(step, c + 2u, t, top${n}, left${n}), seen(step, c + 3u, t, top${n}, left${n}));
-            //# endif
             //# endfor
             //# for n in range(BN // ROWS)
-            //# if VEC
             v${n} = weight(step, c, w${n});
-            //# else
-            v${n} = vec4<f32>(
-                weight(step, c, w${n}), weight(step, c + 1u, w${n}),
-                weight(step, c + 2u, w${n}), weight(step, c + 3u, w${n}));
-            //# endif
             //# endfor
             step = after(step);
         }

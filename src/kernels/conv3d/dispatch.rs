@@ -39,8 +39,8 @@ impl Variant {
             (1..=4, _) => Self::Direct { width: 32, strip: if cpu { strip } else { 4 }, channels: outputs },
             (_, Some((_, most))) if cpu => Self::Shared { width: most.max(16) as usize, strip, channels: 8 },
             _ if cpu => Self::Direct { width: 16, strip, channels: 8 },
-            // Steps of 16 channels would be mostly padding, or most of a tile's columns would.
-            _ if sizes.x[3] < 8 || outputs <= 16 => Self::Direct { width: 64, strip: 4, channels: 8 },
+            // Steps of 16 channels would be mostly padding, or most of a tile's columns would; and staging is by vectors.
+            _ if sizes.x[3] < 8 || outputs <= 16 || !sizes.x[3].is_multiple_of(4) => Self::Direct { width: 64, strip: 4, channels: 8 },
             // Small frames in small tiles, so that there are enough of them to fill a device.
             _ if rows * columns <= 4096 => Self::Staged { positions: 64, channels: 64 },
             _ => Self::Staged { positions: 128, channels: 64 },
@@ -366,6 +366,8 @@ mod tests {
         let cpu = DeviceProfile { kind: DeviceKind::Cpu, subgroups: Some((8, 8)), ..floor.clone() };
         assert_eq!(Variant::choose(&sizes(96), &floor).label(), "conv3d_staged");
         assert_eq!(Variant::choose(&sizes(3), &floor).label(), "conv3d");
+        let odd = Sizes { x: [1, 30, 52, 90], ..sizes(96) };
+        assert_eq!(Variant::choose(&odd, &floor).label(), "conv3d", "staging is by vectors of channels");
         assert_eq!(Variant::choose(&sizes(96), &cpu).label(), "conv3d_shared");
         let narrow = DeviceProfile { subgroups: Some((4, 8)), ..cpu };
         assert_eq!(Variant::choose(&sizes(96), &narrow).label(), "conv3d");
