@@ -1,5 +1,6 @@
 // (x0, x1) -> (x0 cos - x1 sin, x0 sin + x1 cos) for the interleaved pairs of every head          arXiv:2104.09864
-// Each invocation turns PAIRS pairs that lie side by side (two where the head has whole fours).
+// Each invocation turns UNITS units of one head, each of PAIRS pairs (two where the head has whole fours), which lie side
+// by side, so that it finds its place in the table once.
 //# from "lib/storage.wgsl" import storage1, load1, store1, storage4, load4, store4
 //# include "lib/grid.wgsl"
 
@@ -31,29 +32,30 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let first = linear_group(wid, groups) * ${WIDTH * PER_INVOCATION}u + lane;
-    for (var n = 0u; n < ${PER_INVOCATION}u; n += 1u) {
-        let i = first + n * ${WIDTH}u;
-        if (i < p.count) {
-            let angle = p.table_at + i / p.row_units % p.rows * ${HALF}u + i % ${HALF // PAIRS}u * ${PAIRS}u;
-            //# if PAIRS == 2
-            let at = p.x_at + i;
-            let c = vec2<f32>(cosines[angle], cosines[angle + 1u]);
-            let s = vec2<f32>(sines[angle], sines[angle + 1u]);
-            let z = ${load4("x", "at", T)};
-            let turned = vec4<f32>(
-                z.x * c.x - z.y * s.x, z.x * s.x + z.y * c.x,
-                z.z * c.y - z.w * s.y, z.z * s.y + z.w * c.y);
-            y[at] = ${store4("turned", T)};
-            //# else
-            let at = 2u * (p.x_at + i);
-            let c = cosines[angle];
-            let s = sines[angle];
-            let x0 = ${load1("x", "at", T)};
-            let x1 = ${load1("x", "at + 1u", T)};
-            y[at] = ${store1("(x0 * c - x1 * s)", T)};
-            y[at + 1u] = ${store1("(x0 * s + x1 * c)", T)};
-            //# endif
-        }
+    let i = (linear_group(wid, groups) * ${WIDTH}u + lane) * ${UNITS}u;
+    if (i >= p.count) {
+        return;
+    }
+    let first_angle = p.table_at + i / p.row_units % p.rows * ${HALF}u + i % ${HALF // PAIRS}u * ${PAIRS}u;
+    for (var n = 0u; n < ${UNITS}u; n += 1u) {
+        let angle = first_angle + n * ${PAIRS}u;
+        //# if PAIRS == 2
+        let at = p.x_at + i + n;
+        let c = vec2<f32>(cosines[angle], cosines[angle + 1u]);
+        let s = vec2<f32>(sines[angle], sines[angle + 1u]);
+        let z = ${load4("x", "at", T)};
+        let turned = vec4<f32>(
+            z.x * c.x - z.y * s.x, z.x * s.x + z.y * c.x,
+            z.z * c.y - z.w * s.y, z.z * s.y + z.w * c.y);
+        y[at] = ${store4("turned", T)};
+        //# else
+        let at = 2u * (p.x_at + i + n);
+        let c = cosines[angle];
+        let s = sines[angle];
+        let x0 = ${load1("x", "at", T)};
+        let x1 = ${load1("x", "at + 1u", T)};
+        y[at] = ${store1("(x0 * c - x1 * s)", T)};
+        y[at + 1u] = ${store1("(x0 * s + x1 * c)", T)};
+        //# endif
     }
 }

@@ -1,5 +1,6 @@
 // y[i] = x[sum of strides * coordinates of i]: dimensions reordered, RANK of them after those that stay together were
-// merged. One invocation per VEC elements of y; a dispatch sees a window of each and writes what lies in both.
+// merged. An invocation moves RUN neighbours, of VEC elements each, of y's last dimension, so that it reckons their
+// coordinates once. A dispatch sees a window of each tensor and writes what lies in both.
 //# include "lib/grid.wgsl"
 
 //# set T = "vec4<f32>" if VEC == 4 else "f32"
@@ -27,7 +28,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_group(wid, groups) * ${WIDTH}u + lane;
+    let i = (linear_group(wid, groups) * ${WIDTH}u + lane) * ${RUN}u;
     if (i >= p.count) {
         return;
     }
@@ -38,7 +39,12 @@ fn main(
     rest /= p.extent${d};
     //# endfor
     source += rest * p.stride0;
-    if (source >= p.x_first && source - p.x_first < p.x_count) {
-        y[p.y_at + i] = x[p.x_at + source - p.x_first];
+    // What lies before the window wraps around to huge numbers: one comparison tells on both sides.
+    source -= p.x_first;
+    for (var n = 0u; n < ${RUN}u; n += 1u) {
+        if (source < p.x_count) {
+            y[p.y_at + i + n] = x[p.x_at + source];
+        }
+        source += p.stride${RANK - 1};
     }
 }

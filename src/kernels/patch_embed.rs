@@ -7,7 +7,8 @@ use super::case::{Case, CaseInput, Op};
 use super::twins;
 use super::window::window;
 use crate::graph::{
-    Binding, Call, Cost, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, Source, TensorType, Twin, Value, Var,
+    Binding, Call, Cost, DeviceKind, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, Source, TensorType, Twin,
+    Value, Var,
 };
 use crate::tensor::DType;
 
@@ -25,9 +26,13 @@ pub struct PatchEmbed {
 }
 
 const SOURCE: Source = Source { path: "embed/patch_embed", text: include_str!("../../shaders/embed/patch_embed.wgsl") };
-/// Invocations of a workgroup; tokens and channels of each.
+/// Invocations of a workgroup.
 const WIDTH: usize = 64;
-const EACH: [usize; 2] = [4, 2];
+
+/// Tokens and channels of an invocation: software drivers read lane by lane, so there more sums share what is read.
+fn each(profile: &DeviceProfile) -> [usize; 2] {
+    if profile.kind == DeviceKind::Cpu { [8, 4] } else { [4, 2] }
+}
 
 /// C, F, H and W of x.
 fn dims(x: &TensorType) -> Result<[usize; 4], String> {
@@ -78,11 +83,12 @@ impl Kernel for PatchEmbed {
         if call.inputs[1].bytes() > profile.max_binding {
             return Err(format!("weights of {} bytes are more than a binding holds", call.inputs[1].bytes()));
         }
+        let [tokens, channels] = each(profile);
         let most = profile.max_binding.saturating_sub(profile.offset_alignment) as usize;
         let depth = call.inputs[1].shape.last();
         // Rows of y, and channels of x, that fit a binding each.
         let affordable = (profile.dispatch_flops / (2 * dim * depth) as f64) as usize;
-        let row_step = (most / (4 * dim)).min(affordable.max(EACH[0]));
+        let row_step = (most / (4 * dim)).min(affordable.max(tokens));
         let c_step = most / (4 * f * h * w);
         if row_step == 0 || c_step == 0 {
             return Err("a token, or a channel of the video, does not fit a binding of this device".into());
@@ -94,7 +100,7 @@ impl Kernel for PatchEmbed {
             for c0 in (0..c).step_by(c_step) {
                 let c_end = c.min(c0 + c_step);
                 let (x, x_base) = window(c0 * f * h * w..c_end * f * h * w, 4, profile);
-                let tiles = dim.div_ceil(WIDTH * EACH[1]);
+                let tiles = dim.div_ceil(WIDTH * channels);
                 let length = call.output.shape[1];
                 let params =
                     [row, row_end - row, length, dim, c0, c_end, x_base, y_base, f, h, w, tiles].map(|v| v as u32);
@@ -110,8 +116,8 @@ impl Kernel for PatchEmbed {
                             ("DEPTH", Value::Int(depth as u32)),
                             ("ADD", Value::Bool(c0 > 0)),
                             ("WIDTH", Value::Int(WIDTH as u32)),
-                            ("P", Value::Int(EACH[0] as u32)),
-                            ("Q", Value::Int(EACH[1] as u32)),
+                            ("P", Value::Int(tokens as u32)),
+                            ("Q", Value::Int(channels as u32)),
                         ],
                         needs: Needs { f16: dtype == DType::F16 && profile.f16, ..Needs::default() },
                     },
@@ -121,7 +127,7 @@ impl Kernel for PatchEmbed {
                         .chain([Binding::output().window(y.clone())])
                         .collect(),
                     params: params.to_vec(),
-                    groups: profile.grid((row_end - row).div_ceil(EACH[0]) * tiles)?,
+                    groups: profile.grid((row_end - row).div_ceil(tokens) * tiles)?,
                 });
             }
         }

@@ -4,7 +4,7 @@
 
 use super::attention::aligned;
 use super::case::{Case, CaseInput, Op};
-use super::twins;
+use super::{twins, window};
 use crate::graph::{
     Binding, Call, Cost, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, Source, TensorType, Twin, Value, Var,
 };
@@ -21,9 +21,8 @@ pub struct Rope {
 
 const SOURCE: Source = Source { path: "attention/rope", text: include_str!("../../shaders/attention/rope.wgsl") };
 
-/// Invocations of a workgroup, and units of one or two pairs that each of them turns.
+/// Invocations of a workgroup.
 const WIDTH: usize = 64;
-const PER_INVOCATION: usize = 2;
 
 impl Kernel for Rope {
     fn name(&self) -> &'static str {
@@ -55,6 +54,8 @@ impl Kernel for Rope {
         let head_dim = channels / self.heads;
         let pairs = if head_dim.is_multiple_of(4) { 2 } else { 1 };
         let unit_bytes = 2 * pairs * ty.dtype.size();
+        // Units to an invocation.
+        let units = window::run(head_dim / 2 / pairs, profile);
         let (row_bytes, table_bytes) = (channels * ty.dtype.size(), head_dim / 2 * 4);
         let most = profile.max_binding as usize;
         // All batches at once if they fit; else one batch at a time, in windows of rows whose starts are aligned down.
@@ -69,7 +70,7 @@ impl Kernel for Rope {
             ("PAIRS", Value::Int(pairs as u32)),
             ("HALF", Value::Int((head_dim / 2) as u32)),
             ("WIDTH", Value::Int(WIDTH as u32)),
-            ("PER_INVOCATION", Value::Int(PER_INVOCATION as u32)),
+            ("UNITS", Value::Int(units as u32)),
         ];
         let needs = Needs { f16: ty.dtype == DType::F16, ..Needs::default() };
         let shader = Shader { source: SOURCE, label: self.name(), constants, needs };
@@ -92,7 +93,7 @@ impl Kernel for Rope {
                         Binding::output().window(x),
                     ],
                     params: vec![count as u32, in_window as u32, row_units as u32, x_at, table_at],
-                    groups: profile.grid(count.div_ceil(WIDTH * PER_INVOCATION))?,
+                    groups: profile.grid((count / units).div_ceil(WIDTH))?,
                 });
             }
         }

@@ -3,6 +3,8 @@
 //! Shader: `shaders/embed/unpatchify.wgsl`. Twin: [`twins::unpatchify`]. The order of a
 //! token's elements is that of diffusers' `WanTransformer3DModel.forward`.
 
+use std::ops::Range;
+
 use super::case::{Case, CaseInput, Op};
 use super::twins;
 use super::window::window;
@@ -24,17 +26,20 @@ const SOURCE: Source = Source { path: "embed/unpatchify", text: include_str!("..
 const WIDTH: usize = 64;
 
 impl Unpatchify {
-    /// The dispatch for the elements `first..end` of y, which need the tokens `tokens` (counted over the batch).
+    /// The dispatch for the elements `bound` of y, which are the given channels of the given pixels (counted over the
+    /// batch) and need the tokens `tokens` (counted likewise).
     fn dispatch(
         &self,
         call: &Call<'_>,
         profile: &DeviceProfile,
-        [first, end]: [usize; 2],
-        tokens: [usize; 2],
+        bound: Range<usize>,
+        pixels: Range<usize>,
+        channels: Range<usize>,
+        tokens: Range<usize>,
     ) -> Result<Dispatch, String> {
         let row = call.inputs[0].shape.last();
-        let (x, x_base) = window(tokens[0] * row..tokens[1] * row, 4, profile);
-        let (y, y_base) = window(first..end, 4, profile);
+        let (x, x_base) = window(tokens.start * row..tokens.end * row, 4, profile);
+        let (y, y_base) = window(bound, 4, profile);
         let [c, f, h, w] = [1, 2, 3, 4].map(|axis| call.output.shape[axis]);
         Ok(Dispatch {
             shader: Shader {
@@ -49,8 +54,10 @@ impl Unpatchify {
                 needs: Needs::default(),
             },
             bindings: vec![Binding::input(0).window(x), Binding::output().window(y)],
-            params: [first, end - first, x_base, y_base, c, f, h, w].map(|v| v as u32).to_vec(),
-            groups: profile.grid((end - first).div_ceil(WIDTH))?,
+            params: [pixels.start, pixels.len(), channels.start, channels.end, x_base, y_base, c, f, h, w]
+                .map(|v| v as u32)
+                .to_vec(),
+            groups: profile.grid(pixels.len().div_ceil(WIDTH))?,
         })
     }
 }
@@ -78,12 +85,12 @@ impl Kernel for Unpatchify {
     fn launch(&self, call: &Call<'_>, profile: &DeviceProfile) -> Result<Launch, String> {
         let x = &call.inputs[0];
         let [batch, length, row] = [0, 1, 2].map(|axis| x.shape[axis]);
+        let [c, f, h, w] = [1, 2, 3, 4].map(|axis| call.output.shape[axis]);
         if x.bytes() <= profile.max_binding {
-            let all = [0, call.output.shape.count()];
-            return Ok(self.dispatch(call, profile, all, [0, batch * length])?.into());
+            let (all, pixels) = (0..call.output.shape.count(), 0..batch * f * h * w);
+            return Ok(self.dispatch(call, profile, all, pixels, 0..c, 0..batch * length)?.into());
         }
         // Rows of patches in one frame of one channel: their tokens and their pixels are each contiguous.
-        let [c, f, h, w] = [1, 2, 3, 4].map(|axis| call.output.shape[axis]);
         let most = profile.max_binding.saturating_sub(profile.offset_alignment) as usize;
         let [_, grid_rows, grid_columns] = self.grid;
         let step = most / (4 * row * grid_columns);
@@ -92,12 +99,17 @@ impl Kernel for Unpatchify {
         }
         let mut launch = Launch::default();
         for plane in 0..batch * c * f {
-            let frame = plane / (c * f) * self.grid[0] + plane % f / self.patch[0];
+            let (of_batch, channel, frame) = (plane / (c * f), plane / f % c, plane % f);
+            let patch_frame = of_batch * self.grid[0] + frame / self.patch[0];
             for start in (0..grid_rows).step_by(step) {
                 let end = grid_rows.min(start + step);
-                let pixels = [start, end].map(|at| (plane * h + at * self.patch[1]) * w);
-                let tokens = [start, end].map(|at| (frame * grid_rows + at) * grid_columns);
-                launch.dispatches.push(self.dispatch(call, profile, pixels, tokens)?);
+                let rows =
+                    |first: usize| (first * h + start * self.patch[1]) * w..(first * h + end * self.patch[1]) * w;
+                let tokens =
+                    (patch_frame * grid_rows + start) * grid_columns..(patch_frame * grid_rows + end) * grid_columns;
+                let pixels = rows(of_batch * f + frame);
+                let channels = channel..channel + 1;
+                launch.dispatches.push(self.dispatch(call, profile, rows(plane), pixels, channels, tokens)?);
             }
         }
         Ok(launch)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::graph::DeviceProfile;
+use crate::graph::{DeviceKind, DeviceProfile};
 
 /// The most bytes that a shader's 32-bit indices are trusted with, whatever the device binds.
 const INDEXABLE: u64 = 1 << 31;
@@ -27,6 +27,13 @@ pub fn window(range: Range<usize>, size: usize, profile: &DeviceProfile) -> (Ran
 pub(super) fn aligned(range: Range<usize>, size: usize, profile: &DeviceProfile) -> (Range<u64>, usize) {
     let (bytes, first) = window(range.clone(), size, profile);
     (bytes, range.start - first)
+}
+
+/// How many neighbours one invocation should deal with, of `extent` in a row: a divisor. On GPUs neighbouring
+/// invocations read neighbours; software drivers read one by one in any case, and there dividing indices costs most.
+pub(super) fn run(extent: usize, profile: &DeviceProfile) -> usize {
+    let most = if profile.kind == DeviceKind::Cpu { 8 } else { 1 };
+    (1..=most).rev().find(|&run| extent.is_multiple_of(run)).unwrap_or(1)
 }
 
 /// `rows` rows of `row_bytes` each in windows that can be bound wherever they start.

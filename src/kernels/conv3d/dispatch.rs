@@ -40,7 +40,9 @@ impl Variant {
             (_, Some((_, most))) if cpu => Self::Shared { width: most.max(16) as usize, strip, channels: 8 },
             _ if cpu => Self::Direct { width: 16, strip, channels: 8 },
             // Steps of 16 channels would be mostly padding, or most of a tile's columns would; and staging is by vectors.
-            _ if sizes.x[3] < 8 || outputs <= 16 || !sizes.x[3].is_multiple_of(4) => Self::Direct { width: 64, strip: 4, channels: 8 },
+            _ if sizes.x[3] < 8 || outputs <= 16 || !sizes.x[3].is_multiple_of(4) => {
+                Self::Direct { width: 64, strip: 4, channels: 8 }
+            }
             // Small frames in small tiles, so that there are enough of them to fill a device.
             _ if rows * columns <= 4096 => Self::Staged { positions: 64, channels: 64 },
             _ => Self::Staged { positions: 128, channels: 64 },
