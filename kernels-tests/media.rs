@@ -1,10 +1,10 @@
-//! Pictures as diffusers loads and resizes them (`goldens/media.*`).
+//! Pictures as diffusers loads and resizes them (`goldens/media.*`), videos as ffmpeg decodes them (`goldens/videos.*`).
 
-use mutoscope::media::{Frame, read_picture, resize};
+use mutoscope::media::{Frame, read_picture, read_video, resize};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::golden::{count, folder, text};
+use crate::golden::{count, folder, number, text};
 
 /// The cases of a list, and all numbers.
 struct Golden {
@@ -13,15 +13,18 @@ struct Golden {
 }
 
 impl Golden {
-    fn open() -> Self {
-        let read = |name: &str| std::fs::read(folder().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let cases = serde_json::from_slice(&read("media.json")).expect("valid JSON");
-        Self { cases, numbers: read("media.safetensors") }
+    fn open(name: &str) -> Self {
+        let read = |extension: &str| {
+            let path = folder().join(name).with_extension(extension);
+            std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let cases = serde_json::from_slice(&read("json")).expect("valid JSON");
+        Self { cases, numbers: read("safetensors") }
     }
 
     fn list(&self, key: &str) -> &[Value] {
         let list = self.cases[key].as_array().expect("a list of cases");
-        assert!(list.len() > 10, "{key}: too few cases");
+        assert!(list.len() >= 5, "{key}: too few cases");
         list
     }
 
@@ -47,7 +50,7 @@ fn levels(a: &Frame, b: &Frame) -> u8 {
 
 #[test]
 fn pictures_are_read_as_by_diffusers() {
-    let golden = Golden::open();
+    let golden = Golden::open("media");
     let place = tempfile::tempdir().expect("a temporary folder");
     let mut wrong = Vec::new();
     for case in golden.list("pictures") {
@@ -80,7 +83,7 @@ fn pictures_are_read_as_by_diffusers() {
 
 #[test]
 fn pictures_are_resized_as_by_pillow() {
-    let golden = Golden::open();
+    let golden = Golden::open("media");
     let mut wrong = Vec::new();
     for case in golden.list("resize") {
         let key = text(case, "key");
@@ -91,4 +94,42 @@ fn pictures_are_resized_as_by_pillow() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn videos_of_others_are_read() {
+    let golden = Golden::open("videos");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    for case in golden.list("read") {
+        let key = text(case, "key");
+        let path = place.path().join(key);
+        std::fs::write(&path, golden.bytes(&format!("{key}.file")).1).expect("write");
+        let (shape, rgb) = golden.bytes(&format!("{key}.rgb"));
+        let video = read_video(&path).unwrap_or_else(|e| panic!("{e}"));
+        let got = (video.frames() as usize, video.height() as usize, video.width() as usize, 3);
+        assert_eq!(got, (shape[0], shape[1], shape[2], shape[3]), "{key}");
+        let fps = video.fps().expect("a rate");
+        assert!((fps - number(case, "fps")).abs() < 1e-6, "{key}: {fps} frames a second");
+        let size = rgb.len() / shape[0];
+        let frames: Vec<Frame> = video.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(frames.len(), shape[0], "{key}");
+        for (index, (frame, want)) in frames.iter().zip(rgb.chunks_exact(size)).enumerate() {
+            let want = Frame { width: shape[2] as u32, height: shape[1] as u32, rgb: want.to_vec() };
+            // The planes are equal; sums in f32 may be rounded to the other side.
+            assert!(levels(frame, &want) <= 1, "{key}, frame {index}: {} levels off", levels(frame, &want));
+        }
+    }
+}
+
+#[test]
+fn videos_that_cannot_be_read_say_why() {
+    let golden = Golden::open("videos");
+    let place = tempfile::tempdir().expect("a temporary folder");
+    for case in golden.list("refused") {
+        let (key, word) = (text(case, "key"), text(case, "word"));
+        let path = place.path().join(key);
+        std::fs::write(&path, golden.bytes(&format!("{key}.file")).1).expect("write");
+        let message = read_video(&path).err().unwrap_or_else(|| panic!("{key} was read")).to_string();
+        assert!(message.contains(word) && message.contains(key) && !message.contains('\n'), "{message}");
+    }
 }

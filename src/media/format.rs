@@ -123,7 +123,17 @@ impl Pattern {
 
     /// The file of picture `number`.
     pub fn path(&self, number: u32) -> PathBuf {
-        self.folder.join(format!("{}{number:0width$}{}", self.before, self.after, width = self.digits))
+        self.folder.join(self.name(number))
+    }
+
+    fn name(&self, number: u32) -> String {
+        format!("{}{number:0width$}{}", self.before, self.after, width = self.digits)
+    }
+
+    /// The number of the picture with this name; `None` when it is not of the pattern.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        let number = name.strip_prefix(&self.before)?.strip_suffix(&self.after)?.parse().ok()?;
+        (self.name(number) == name).then_some(number)
     }
 }
 

@@ -64,16 +64,76 @@ impl<W: Write> Gif<W> {
     }
 }
 
+/// How many pictures a GIF has, and how many hundredths of a second they take. A missing trailer is forgiven.
+///
+/// # Errors
+/// Of kind `UnexpectedEof` when it ends inside a block, of kind `InvalidData` when a block is none.
+pub(super) fn scan(mut from: impl BufRead) -> std::io::Result<(u32, u64)> {
+    let mut header = [0; 13];
+    from.read_exact(&mut header)?;
+    skip_palette(&mut from, header[10])?;
+    let (mut pictures, mut hundredths, mut delay) = (0_u32, 0_u64, 0_u64);
+    loop {
+        let mut kind = [0];
+        if from.read(&mut kind)? == 0 {
+            return Ok((pictures, hundredths));
+        }
+        match kind[0] {
+            0x3b => return Ok((pictures, hundredths)),
+            0x21 => {
+                let mut label = [0];
+                from.read_exact(&mut label)?;
+                let data = sub_blocks(&mut from)?;
+                if let (0xf9, Some(&[low, high])) = (label[0], data.get(1..3)) {
+                    delay = u64::from(u16::from_le_bytes([low, high]));
+                }
+            }
+            0x2c => {
+                let mut picture = [0; 9];
+                from.read_exact(&mut picture)?;
+                skip_palette(&mut from, picture[8])?;
+                from.read_exact(&mut kind)?; // bits of a code
+                skip_sub_blocks(&mut from)?;
+                pictures = pictures.saturating_add(1);
+                hundredths += std::mem::take(&mut delay);
+            }
+            _ => return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "an unknown block")),
+        }
+    }
+}
+
+/// Passes over a palette, when the flags before it say that there is one.
+fn skip_palette(from: &mut impl BufRead, flags: u8) -> std::io::Result<()> {
+    if flags & 0x80 != 0 {
+        skip(from, 3 << ((flags & 7) + 1))?;
+    }
+    Ok(())
+}
+
+/// Passes over so many bytes.
+fn skip(from: &mut impl BufRead, bytes: u64) -> std::io::Result<()> {
+    let passed = std::io::copy(&mut from.by_ref().take(bytes), &mut std::io::sink())?;
+    if passed == bytes { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Passes over blocks of a length byte and as many others, up to an empty one.
+fn skip_sub_blocks(from: &mut impl BufRead) -> std::io::Result<()> {
+    loop {
+        let mut length = [0];
+        from.read_exact(&mut length)?;
+        if length[0] == 0 {
+            return Ok(());
+        }
+        skip(from, u64::from(length[0]))?;
+    }
+}
+
 /// The first comment of a GIF that stands before its first picture.
 pub(super) fn read_comment(mut from: impl BufRead) -> Result<Option<String>, String> {
     let broken = |e: std::io::Error| format!("broken GIF: {e}");
     let mut header = [0; 13];
     from.read_exact(&mut header).map_err(broken)?;
-    let flags = header[10];
-    if flags & 0x80 != 0 {
-        let palette = 3_u64 << ((flags & 7) + 1);
-        std::io::copy(&mut from.by_ref().take(palette), &mut std::io::sink()).map_err(broken)?;
-    }
+    skip_palette(&mut from, header[10]).map_err(broken)?;
     loop {
         let mut block = [0; 2];
         from.read_exact(&mut block).map_err(broken)?;

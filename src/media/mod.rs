@@ -12,8 +12,16 @@
 //! | `x.apng`        | APNG                                                  | the same                                |
 //! | `x/%04d.png`    | numbered PNGs from 0001, folder made if absent        | the same, in each picture               |
 //!
-//! What comes in is told apart by its content: [`read_picture`] reads PNG, JPEG and WebP as diffusers loads them, and
-//! [`resize`] brings a picture to the size of a video as diffusers' pipelines do.
+//! What comes in is told apart by its content. [`read_picture`] reads a picture as diffusers loads it, [`read_video`] the
+//! frames of a video one by one, and [`resize`] brings either to the size of a video as diffusers' pipelines do.
+//!
+//! | what comes in          | how it is read                                                                          |
+//! |------------------------|-----------------------------------------------------------------------------------------|
+//! | PNG, JPEG, WebP        | turned upright, alpha dropped; a video of one frame, or of all when it is animated      |
+//! | MP4, QuickTime         | H.264 4:2:0 of 8 bits, progressive, not fragmented; BT.601, BT.709, BT.2020             |
+//! | GIF, APNG              | each frame as it is seen                                                                |
+//! | `x/%04d.png`           | pictures numbered from 0 or 1, none missing                                             |
+//! | a folder               | the pictures in it, `2.png` before `10.png`                                             |
 
 mod format;
 mod gif;
@@ -30,11 +38,13 @@ mod writer;
 mod tests;
 
 pub use format::{Format, Pattern};
-pub use input::{read_picture, resize};
+pub use input::{VideoReader, read_picture, read_video, resize};
 pub use rate::Rate;
 pub use recipe::{KnownFrames, Recipe, read_recipe};
 pub use staging::check_writable;
 pub use writer::Writer;
+
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -70,13 +80,23 @@ impl Frame {
     }
 }
 
-/// What an encoder can fail of; [`Writer`] adds the file's name.
+/// What an encoder or decoder can fail of; who knows the file's name adds it.
 #[derive(Debug)]
 enum Fault {
     /// The operating system refused.
     Io(std::io::Error),
-    /// The encoder refused.
+    /// The encoder or decoder refused.
     Codec(String),
+}
+
+impl Fault {
+    /// The error of the crate, with the file's name.
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Self::Io(error) => Error::io(path, error),
+            Self::Codec(reason) => Error::media(path, reason),
+        }
+    }
 }
 
 impl From<std::io::Error> for Fault {
@@ -105,6 +125,6 @@ impl From<::gif::EncodingError> for Fault {
 
 impl From<openh264::Error> for Fault {
     fn from(error: openh264::Error) -> Self {
-        Self::Codec(format!("H.264 encoder: {error}"))
+        Self::Codec(format!("H.264: {error}"))
     }
 }

@@ -12,7 +12,7 @@ use super::*;
 
 /// A shaded ground with a white disc and a red square that move: flat, smooth and sharp parts, edges smoothed over
 /// a pixel.
-fn scene(width: u32, height: u32, index: u32) -> Frame {
+pub(super) fn scene(width: u32, height: u32, index: u32) -> Frame {
     let (w, h, t) = (width as f32, height as f32, index as f32);
     let mut rgb = Vec::new();
     for y in 0..height {
@@ -56,7 +56,7 @@ fn recipe() -> Recipe {
 }
 
 /// Writes a scene and returns its frames.
-fn write(path: &Path, (width, height): (u32, u32), fps: f64, frames: u32) -> Result<Vec<Frame>> {
+pub(super) fn write(path: &Path, (width, height): (u32, u32), fps: f64, frames: u32) -> Result<Vec<Frame>> {
     let format = Format::of(path, frames)?;
     check_writable(path)?;
     let scenes: Vec<Frame> = (0..frames).map(|i| scene(width, height, i)).collect();
@@ -78,12 +78,12 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     tempfile::tempdir().expect("temporary folder")
 }
 
 /// Peak signal-to-noise ratio in dB of 8-bit samples.
-fn psnr(a: &[u8], b: &[u8]) -> f64 {
+pub(super) fn psnr(a: &[u8], b: &[u8]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square: f64 = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
     10.0 * (255.0_f64.powi(2) * a.len() as f64 / square.max(1e-9)).log10()

@@ -155,13 +155,3 @@ impl Writer {
         .commit()
     }
 }
-
-impl Fault {
-    /// The error of the crate, with the file's name.
-    fn at(self, path: &Path) -> Error {
-        match self {
-            Self::Io(error) => Error::io(path, error),
-            Self::Codec(reason) => Error::media(path, reason),
-        }
-    }
-}

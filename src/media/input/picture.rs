@@ -6,12 +6,12 @@ use std::path::Path;
 use image::codecs::jpeg::JpegDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
-use image::{ColorType, DynamicImage, ImageDecoder, ImageError, RgbImage};
+use image::{ColorType, DynamicImage, ImageDecoder, RgbImage};
 
-use super::MOST_PIXELS;
 use super::sniff::{Kind, Opened, open};
+use super::{MOST_PIXELS, check_size};
 use crate::error::{Error, Result};
-use crate::media::Frame;
+use crate::media::{Fault, Frame};
 
 /// No larger file is taken for a picture.
 const MOST_BYTES: u64 = 1 << 30;
@@ -34,101 +34,38 @@ pub fn read_picture(path: impl AsRef<Path>) -> Result<Frame> {
     if path.is_dir() {
         return Err(Error::media(path, "is a folder; give a PNG, JPEG or WebP file"));
     }
-    decode(open(path)?).map_err(|refusal| refusal.at(path))
-}
-
-/// Why a picture was not read.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    Io(std::io::Error),
-    Reason(String),
-}
-
-impl Refusal {
-    /// The error of the crate, with the file's name.
-    pub(super) fn at(self, path: &Path) -> Error {
-        match self {
-            Self::Io(error) => Error::io(path, error),
-            Self::Reason(reason) => Error::media(path, reason),
-        }
-    }
-
-    pub(super) fn cut_short(what: &str) -> Self {
-        Self::Reason(format!("the {what} is cut short; copy or download it again"))
-    }
-
-    fn damaged(what: &str, why: impl ToString) -> Self {
-        // Some decoders' messages have more than one line.
-        let why = why.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self::Reason(format!("the {what} cannot be decoded ({why}); save it anew, for example as PNG"))
-    }
-
-    fn of_io(what: &str, error: std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Self::cut_short(what),
-            // Where decoders put what they think of the content.
-            std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput => Self::damaged(what, error),
-            _ => Self::Io(error),
-        }
-    }
-
-    pub(super) fn of_image(what: &str, error: ImageError) -> Self {
-        match error {
-            ImageError::IoError(error) => Self::of_io(what, error),
-            other => Self::damaged(what, other),
-        }
-    }
-
-    pub(super) fn of_png(error: png::DecodingError) -> Self {
-        match error {
-            png::DecodingError::IoError(error) => Self::of_io("PNG", error),
-            png::DecodingError::LimitsExceeded => Self::Reason("the PNG is too large; make it smaller".into()),
-            other => Self::damaged("PNG", other),
-        }
-    }
-}
-
-/// Whether so many pixels are believed.
-pub(super) fn check_size(width: u32, height: u32, most: u64) -> Result<(), Refusal> {
-    if u64::from(width) * u64::from(height) > most {
-        let reason = format!("{width}x{height} pixels are too many (at most {most}); make it smaller");
-        return Err(Refusal::Reason(reason));
-    }
-    if width == 0 || height == 0 {
-        return Err(Refusal::Reason(format!("{width}x{height} has no pixels; it is damaged")));
-    }
-    Ok(())
+    decode(open(path)?).map_err(|fault| fault.at(path))
 }
 
 /// Decodes what [`open`] found.
-pub(super) fn decode(file: Opened) -> Result<Frame, Refusal> {
+pub(super) fn decode(file: Opened) -> Result<Frame, Fault> {
     let wanted = "give a PNG, JPEG or WebP file";
     if file.length > MOST_BYTES {
-        return Err(Refusal::Reason(format!("{} bytes are too many for a picture; {wanted}", file.length)));
+        return Err(Fault::Codec(format!("{} bytes are too many for a picture; {wanted}", file.length)));
     }
     match file.kind {
         Kind::Png => png(file.reader),
         Kind::Jpeg => jpeg(file.reader),
         Kind::WebP => webp(file.reader, file.length),
-        Kind::Gif => Err(Refusal::Reason(format!("is a GIF, not a picture; {wanted}"))),
-        Kind::Mp4 => Err(Refusal::Reason(format!("is a video, not a picture; {wanted}"))),
-        Kind::Other(what) => Err(Refusal::Reason(format!("is {what}; convert it, or {wanted}"))),
-        Kind::Unknown => Err(Refusal::Reason(format!("is no picture; {wanted}"))),
+        Kind::Gif => Err(Fault::Codec(format!("is a GIF, not a picture; {wanted}"))),
+        Kind::Mp4 => Err(Fault::Codec(format!("is a video, not a picture; {wanted}"))),
+        Kind::Other(what) => Err(Fault::Codec(format!("is {what}; convert it, or {wanted}"))),
+        Kind::Unknown => Err(Fault::Codec(format!("is no picture; {wanted}"))),
     }
 }
 
-fn png(from: impl BufRead + Seek) -> Result<Frame, Refusal> {
+fn png(from: impl BufRead + Seek) -> Result<Frame, Fault> {
     let mut decoder = png::Decoder::new_with_limits(from, png::Limits { bytes: PNG_BYTES });
     // Palettes and fewer than 8 bits become 8, 16 lose their lower 8.
     decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
-    let (width, height) = decoder.read_header_info().map_err(Refusal::of_png)?.size();
+    let (width, height) = decoder.read_header_info().map_err(Fault::of_png)?.size();
     check_size(width, height, MOST_PIXELS)?;
-    let mut reader = decoder.read_info().map_err(Refusal::of_png)?;
-    let size = reader.output_buffer_size().ok_or_else(|| Refusal::damaged("PNG", "its size overflows"))?;
+    let mut reader = decoder.read_info().map_err(Fault::of_png)?;
+    let size = reader.output_buffer_size().ok_or_else(|| Fault::damaged("PNG", "its size overflows"))?;
     let mut pixels = vec![0; size];
-    reader.next_frame(&mut pixels).map_err(Refusal::of_png)?;
+    reader.next_frame(&mut pixels).map_err(Fault::of_png)?;
     // The orientation may stand behind the pixels.
-    reader.finish().map_err(Refusal::of_png)?;
+    reader.finish().map_err(Fault::of_png)?;
     let channels = reader.output_color_type().0.samples();
     let info = reader.info();
     let exif = info.exif_metadata.as_ref().map(|exif| exif.to_vec()).or_else(|| raw_profile(info));
@@ -148,14 +85,14 @@ fn raw_profile(info: &png::Info) -> Option<Vec<u8>> {
     digits.chunks_exact(2).map(|pair| Some((digit(&pair[0])? * 16 + digit(&pair[1])?) as u8)).collect()
 }
 
-fn jpeg(mut from: impl Read) -> Result<Frame, Refusal> {
+fn jpeg(mut from: impl Read) -> Result<Frame, Fault> {
     let mut bytes = Vec::new();
-    from.by_ref().take(MOST_BYTES).read_to_end(&mut bytes).map_err(Refusal::Io)?;
+    from.by_ref().take(MOST_BYTES).read_to_end(&mut bytes).map_err(Fault::Io)?;
     // The decoder fills what is missing with grey.
     if !ends(&bytes) {
-        return Err(Refusal::cut_short("JPEG"));
+        return Err(Fault::cut_short("JPEG"));
     }
-    let fault = |e| Refusal::of_image("JPEG", e);
+    let fault = |e| Fault::of_image("JPEG", e);
     let mut decoder = JpegDecoder::new(std::io::Cursor::new(bytes)).map_err(fault)?;
     // Nothing is lost with metadata that cannot be read.
     let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
@@ -184,31 +121,26 @@ fn ends(bytes: &[u8]) -> bool {
     }
 }
 
-fn webp(mut from: BufReader<std::fs::File>, length: u64) -> Result<Frame, Refusal> {
+fn webp(mut from: BufReader<std::fs::File>, length: u64) -> Result<Frame, Fault> {
     check_riff(&mut from, length)?;
-    let mut decoder = WebPDecoder::new(from).map_err(|e| Refusal::of_image("WebP", e))?;
+    let mut decoder = WebPDecoder::new(from).map_err(|e| Fault::of_image("WebP", e))?;
     let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
     whole(decoder, "WebP", exif, xmp)
 }
 
 /// Whether all that a WebP file declares is there; leaves it at its start.
-pub(super) fn check_riff(from: &mut (impl Read + Seek), length: u64) -> Result<(), Refusal> {
+pub(super) fn check_riff(from: &mut (impl Read + Seek), length: u64) -> Result<(), Fault> {
     let mut start = [0; 8];
-    from.read_exact(&mut start).and_then(|()| from.rewind()).map_err(|e| Refusal::of_io("WebP", e))?;
+    from.read_exact(&mut start).and_then(|()| from.rewind()).map_err(|e| Fault::of_io("WebP", e))?;
     let [.., a, b, c, d] = start;
     if u64::from(u32::from_le_bytes([a, b, c, d])) + 8 > length {
-        return Err(Refusal::cut_short("WebP"));
+        return Err(Fault::cut_short("WebP"));
     }
     Ok(())
 }
 
 /// Decodes a picture whose headers were read.
-fn whole(
-    decoder: impl ImageDecoder,
-    what: &str,
-    exif: Option<Vec<u8>>,
-    xmp: Option<Vec<u8>>,
-) -> Result<Frame, Refusal> {
+fn whole(decoder: impl ImageDecoder, what: &str, exif: Option<Vec<u8>>, xmp: Option<Vec<u8>>) -> Result<Frame, Fault> {
     let (width, height) = decoder.dimensions();
     check_size(width, height, MOST_PIXELS)?;
     let channels = match decoder.color_type() {
@@ -216,10 +148,10 @@ fn whole(
         ColorType::La8 => 2,
         ColorType::Rgb8 => 3,
         ColorType::Rgba8 => 4,
-        other => return Err(Refusal::damaged(what, format!("{other:?}"))),
+        other => return Err(Fault::damaged(what, format!("{other:?}"))),
     };
     let mut pixels = vec![0; width as usize * height as usize * channels];
-    decoder.read_image(&mut pixels).map_err(|e| Refusal::of_image(what, e))?;
+    decoder.read_image(&mut pixels).map_err(|e| Fault::of_image(what, e))?;
     upright(width, height, to_rgb(pixels, channels), exif.as_deref(), xmp.as_deref())
 }
 
@@ -233,11 +165,16 @@ pub(super) fn to_rgb(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
 }
 
 /// Turns a picture as its metadata say: by EXIF or, where that says nothing, by XMP.
-fn upright(width: u32, height: u32, rgb: Vec<u8>, exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Result<Frame, Refusal> {
+fn upright(width: u32, height: u32, rgb: Vec<u8>, exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Result<Frame, Fault> {
     let exif = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)));
     let turn = exif.or_else(|| xmp.and_then(xmp_orientation)).unwrap_or(Orientation::NoTransforms);
-    let picture = RgbImage::from_raw(width, height, rgb);
-    let mut picture = DynamicImage::ImageRgb8(picture.ok_or_else(|| Refusal::damaged("picture", "too few pixels"))?);
+    turned(Frame { width, height, rgb }, turn)
+}
+
+/// A picture turned or mirrored.
+pub(super) fn turned(frame: Frame, turn: Orientation) -> Result<Frame, Fault> {
+    let picture = RgbImage::from_raw(frame.width, frame.height, frame.rgb);
+    let mut picture = DynamicImage::ImageRgb8(picture.ok_or_else(|| Fault::damaged("picture", "too few pixels"))?);
     picture.apply_orientation(turn);
     let picture = picture.into_rgb8();
     Ok(Frame { width: picture.width(), height: picture.height(), rgb: picture.into_raw() })

@@ -1,4 +1,5 @@
-//! RGB to yuv420p: BT.709, limited range (ITU-R BT.709-6, items 3.2 to 3.5).
+//! RGB to yuv420p: BT.709, limited range (ITU-R BT.709-6, items 3.2 to 3.5). And back, also from other matrices and from
+//! full range (ITU-T H.273, section 8.3).
 
 use openh264::formats::YUVSource;
 
@@ -91,6 +92,75 @@ fn luma([r, g, b]: [f32; 3]) -> f32 {
     KR * r + (1.0 - KR - KB) * g + KB * b
 }
 
+/// How a stream codes colours.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Coding {
+    kr: f32,
+    kb: f32,
+    /// Whether samples fill all 8 bits.
+    full: bool,
+    /// Whether chroma counts.
+    grey: bool,
+}
+
+impl Coding {
+    /// The coding with these MatrixCoefficients (H.273, table 4); where a stream does not say, players take BT.601 for what
+    /// is no larger than television was, and BT.709 for the rest. `None` for a matrix that is not of luma and chroma.
+    pub(super) fn new(matrix: Option<u16>, full: bool, grey: bool, (width, height): (u32, u32)) -> Option<Self> {
+        let large = width >= 1280 || height > 576;
+        let (kr, kb) = match matrix.unwrap_or(2) {
+            1 => (KR, KB),
+            // 0 is for RGB, which 4:2:0 cannot be, and 3 is reserved: muxers write them where they know nothing.
+            0 | 2 | 3 if large => (KR, KB),
+            0 | 2 | 3 | 5 | 6 => (0.299, 0.114),
+            4 => (0.3, 0.11),
+            7 => (0.212, 0.087),
+            9 | 10 => (0.2627, 0.0593),
+            _ => return None,
+        };
+        Some(Self { kr, kb, full, grey })
+    }
+
+    /// The picture in these planes, with chroma interpolated as [`double`] does. `None` when they are not whole.
+    pub(super) fn rgb(&self, planes: &impl YUVSource) -> Option<Frame> {
+        let (width, height) = planes.dimensions();
+        if width == 0 || height == 0 {
+            return None;
+        }
+        let (even, strides) = (width.next_multiple_of(2), planes.strides());
+        let row = |plane: &[u8], stride: usize, row: usize, width: usize| -> Option<Vec<f32>> {
+            let start = row.checked_mul(stride)?;
+            Some(plane.get(start..start.checked_add(width)?)?.iter().map(|&value| f32::from(value)).collect())
+        };
+        let chroma = |plane: &[u8], stride: usize| -> Option<Vec<f32>> {
+            let mut half = Vec::with_capacity(even / 2 * height.div_ceil(2));
+            for at in 0..height.div_ceil(2) {
+                half.extend(row(plane, stride, at, even / 2)?.into_iter().map(|value| value - 128.0));
+            }
+            Some(double(&half, even))
+        };
+        // Differences of chroma from grey in units of luma.
+        let (unit, lift) = if self.full { (1.0, 0.0) } else { (255.0 / 219.0, 16.0) };
+        let span = if self.full { 2.0 } else { 255.0 / 112.0 };
+        let (blue, red) = match self.grey {
+            true => (vec![0.0; even * (height + 1)], vec![0.0; even * (height + 1)]),
+            false => (chroma(planes.u(), strides.1)?, chroma(planes.v(), strides.2)?),
+        };
+        let kg = 1.0 - self.kr - self.kb;
+        let mut rgb = Vec::with_capacity(width * height * 3);
+        for at in 0..height {
+            let (blue, red) = (blue.get(at * even..)?, red.get(at * even..)?);
+            for ((y, blue), red) in row(planes.y(), strides.0, at, width)?.into_iter().zip(blue).zip(red) {
+                let y = (y - lift) * unit;
+                let (b, r) = (span * (1.0 - self.kb) * blue, span * (1.0 - self.kr) * red);
+                let g = -(self.kb * b + self.kr * r) / kg;
+                rgb.extend([y + r, y + g, y + b].map(|value| value.round().clamp(0.0, 255.0) as u8));
+            }
+        }
+        Some(Frame { width: width as u32, height: height as u32, rgb })
+    }
+}
+
 impl YUVSource for Planes {
     fn dimensions(&self) -> (usize, usize) {
         (self.width as usize, self.height as usize)
@@ -129,6 +199,38 @@ mod tests {
         let missed: Vec<f32> = full.iter().zip(double(&plain, width)).map(|(a, b)| a - b).collect();
         let better: Vec<f32> = plain.iter().zip(halve(&missed, width)).map(|(a, b)| a + b).collect();
         assert!(error(&better) < error(&plain), "{} {}", error(&better), error(&plain));
+    }
+
+    /// What is flat comes back to within the rounding of its planes, of every matrix and range.
+    #[test]
+    fn colours_come_back() {
+        for (matrix, full) in [1, 5, 7, 9].into_iter().flat_map(|matrix| [(matrix, false), (matrix, true)]) {
+            let coding = Coding::new(Some(matrix), full, false, (6, 4)).expect("a known matrix");
+            for rgb in
+                [[0.0, 0.0, 0.0], [255.0, 255.0, 255.0], [255.0, 0.0, 0.0], [12.0, 200.0, 90.0], [0.0, 0.0, 255.0]]
+            {
+                let y = coding.kr * rgb[0] + (1.0 - coding.kr - coding.kb) * rgb[1] + coding.kb * rgb[2];
+                let (unit, lift, span) = if full { (1.0, 0.0, 0.5) } else { (219.0 / 255.0, 16.0, 112.0 / 255.0) };
+                let chroma = |c: f32, k: f32| (128.0 + (c - y) * span / (1.0 - k)).round().clamp(0.0, 255.0) as u8;
+                let mut planes = Planes::new(6, 4);
+                planes.y.fill((lift + y * unit).round() as u8);
+                planes.cb.fill(chroma(rgb[2], coding.kb));
+                planes.cr.fill(chroma(rgb[0], coding.kr));
+                let frame = coding.rgb(&planes).expect("whole planes");
+                assert_eq!((frame.width, frame.height, frame.rgb.len()), (6, 4, 72));
+                for pixel in frame.rgb.chunks_exact(3) {
+                    let off =
+                        pixel.iter().zip(rgb).map(|(got, want)| (f32::from(*got) - want).abs()).fold(0.0, f32::max);
+                    assert!(off <= 2.0, "{matrix} {full}: {pixel:?}, not {rgb:?}");
+                }
+            }
+        }
+        assert_eq!(Coding::new(Some(8), true, false, (64, 64)), None);
+        let grey = Coding::new(None, true, true, (64, 64)).expect("BT.601");
+        let mut planes = Planes::new(5, 3);
+        planes.y.fill(77);
+        planes.cb.fill(3);
+        assert!(grey.rgb(&planes).expect("whole").rgb.iter().all(|&value| value == 77));
     }
 
     /// The 75% colour bars and the ends of the scale, from the definition in the standard.

@@ -6,8 +6,11 @@
 
 mod boxes;
 mod colour;
+mod decode;
+mod demux;
 mod moov;
 mod read;
+mod sps;
 #[cfg(test)]
 pub(super) mod testing;
 
@@ -25,6 +28,7 @@ use self::moov::Track;
 use super::{Fault, Frame, Rate};
 use crate::error::{Error, Result};
 
+pub(super) use decode::Mp4Reader;
 pub(super) use read::read_comment;
 
 /// The quantiser of every macroblock: the lowest that openh264's rate control goes to (`GOM_MIN_QP_MODE`).
