@@ -37,14 +37,18 @@ fn frames_and_latents_are_those_of_diffusers() {
     let golden = Golden::open("pipelines");
     let engine = Engine::on(gpu());
     for case in golden.list("cases") {
-        let request = request(case, Precision::F32);
-        let (video, frames) = engine.generate_frames(&open(case), &request).unwrap_or_else(|e| panic!("{e}"));
-        let error = distance(&video.latents.to_f64(), &golden.tensor(case, "latents").to_f64());
-        let decibels = worst_frame(&frames, &golden.tensor(case, "frames"));
-        println!("{}: latents {error:.1e}, worst frame {decibels:.1} dB", text(case, "key"));
-        assert!(error < 2e-3, "{}: latents {error:e}", text(case, "key"));
-        assert!(decibels > 50.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
+        compare(&engine, &open(case), &request(case, Precision::F32), &golden, case);
     }
+}
+
+/// Runs a request and holds its latents and frames against those of a golden case.
+pub(crate) fn compare(engine: &Engine, model: &Model, request: &Request, golden: &Golden, case: &Value) {
+    let (video, frames) = engine.generate_frames(model, request).unwrap_or_else(|e| panic!("{e}"));
+    let error = distance(&video.latents.to_f64(), &golden.tensor(case, "latents").to_f64());
+    let decibels = worst_frame(&frames, &golden.tensor(case, "frames"));
+    println!("{}: latents {error:.1e}, worst frame {decibels:.1} dB", text(case, "key"));
+    assert!(error < 2e-3, "{}: latents {error:e}", text(case, "key"));
+    assert!(decibels > 50.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
 }
 
 #[test]

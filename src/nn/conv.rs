@@ -68,109 +68,74 @@ impl CausalConv3d {
     /// x \[T, H, W, I\] -> \[T, H, W, O\], plus `residual` if there is one.
     #[track_caller]
     pub fn apply<'g>(&self, x: Var<'g>, residual: Option<Var<'g>>, stream: &Stream<'g>) -> Var<'g> {
-        let graph = x.graph();
         let [kt, kh, kw] = [1, 2, 3].map(|axis| self.weight.shape()[axis]);
-        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-        let pad = [[kh / 2; 2], [kw / 2; 2]];
-        let options = ConvOptions { pad, bias, residual, ..ConvOptions::default() };
-        let weight = graph.weight(&self.weight);
+        let options = ConvOptions { pad: [[kh / 2; 2], [kw / 2; 2]], residual, ..ConvOptions::default() };
         if kt == 1 {
-            return x.conv3d(weight, options);
+            return self.convolve(x, options);
         }
         let frames = stream.before(self.weight.name(), kt - 1, x);
-        let y = x.conv3d(weight, ConvOptions { front: Front::Frames(frames), ..options });
+        let y = self.convolve(x, ConvOptions { front: Front::Frames(frames), ..options });
         stream.advance(frames, x);
         y
     }
-}
 
-/// A 3x3 convolution of each frame after doubling rows and columns (nearest): the upsampling of `WanResample`.
-#[derive(Clone, Debug)]
-pub struct UpsampleConv2d {
-    weight: Weight,
-    bias: Option<Weight>,
-}
-
-impl UpsampleConv2d {
-    /// Reads `weight` \[O, inputs, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
-    pub fn load(scope: &Scope, inputs: usize) -> Self {
-        let [o, _, kh, kw] = scope.dims("weight");
-        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
-    }
-
-    /// How many channels it gives.
-    pub fn outputs(&self) -> usize {
-        self.weight.shape()[0]
-    }
-
-    /// x \[T, H, W, I\] -> \[T, 2 H, 2 W, O\]
+    /// Every other frame: x \[T, H, W, I\] -> \[T/2, H, W, O\], but the first chunk of a video is left as it is
+    /// (`downsample3d` of `WanResample`, whose kernel is three frames and one row and column).
     #[track_caller]
-    pub fn apply<'g>(&self, x: Var<'g>) -> Var<'g> {
-        let graph = x.graph();
-        let [kh, kw] = [2, 3].map(|axis| self.weight.shape()[axis]);
-        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-        let pad = [[kh / 2; 2], [kw / 2; 2]];
-        x.conv3d(graph.weight(&self.weight), ConvOptions { pad, bias, upsample: 2, ..ConvOptions::default() })
-    }
-}
-
-/// A 3x3 convolution of each frame with stride 2, zeros below and to the right: the downsampling of `WanResample`.
-#[derive(Clone, Debug)]
-pub struct DownsampleConv2d {
-    weight: Weight,
-    bias: Option<Weight>,
-}
-
-impl DownsampleConv2d {
-    /// Reads `weight` \[O, inputs, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
-    pub fn load(scope: &Scope, inputs: usize) -> Self {
-        let [o, _, kh, kw] = scope.dims("weight");
-        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
-    }
-
-    /// How many channels it gives.
-    pub fn outputs(&self) -> usize {
-        self.weight.shape()[0]
-    }
-
-    /// x \[T, H, W, I\] -> \[T, H/2, W/2, O\] for even H and W.
-    #[track_caller]
-    pub fn apply<'g>(&self, x: Var<'g>) -> Var<'g> {
-        let graph = x.graph();
-        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-        let options = ConvOptions { pad: [[0, 1]; 2], stride: [1, 2, 2], bias, ..ConvOptions::default() };
-        x.conv3d(graph.weight(&self.weight), options)
-    }
-}
-
-/// A convolution over frames alone with stride 2 that leaves the first frame of a video as it is.
-#[derive(Clone, Debug)]
-pub struct TimeDownsample {
-    weight: Weight,
-    bias: Option<Weight>,
-}
-
-impl TimeDownsample {
-    /// Reads `weight` \[O, inputs, kt, 1, 1\] and, if there is one, `bias` \[O\]; O and kt are the file's.
-    pub fn load(scope: &Scope, inputs: usize) -> Self {
-        let [o, _, kt, _, _] = scope.dims("weight");
-        Self { weight: scope.conv("weight", [o, inputs, kt, 1, 1]), bias: scope.optional_vector("bias", [o]) }
-    }
-
-    /// x \[T, H, W, I\] -> \[T/2, H, W, O\], for the first chunk x itself.
-    #[track_caller]
-    pub fn apply<'g>(&self, x: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
-        let graph = x.graph();
-        // Windows of kt frames begin at every other frame, one before this chunk's.
-        let before = stream.before(self.weight.name(), 1, x);
-        let y = if first {
-            x
-        } else {
-            let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-            let options = ConvOptions { front: Front::Frames(before), stride: [2, 1, 1], bias, ..Default::default() };
-            x.conv3d(graph.weight(&self.weight), options)
-        };
-        stream.advance(before, x);
+    pub fn halve_frames<'g>(&self, x: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
+        // The window of three begins with the last frame of the chunk before.
+        let frames = stream.before(self.weight.name(), 1, x);
+        let options = ConvOptions { front: Front::Frames(frames), stride: [2, 1, 1], ..ConvOptions::default() };
+        let y = if first { x } else { self.convolve(x, options) };
+        stream.advance(frames, x);
         y
+    }
+
+    #[track_caller]
+    fn convolve<'g>(&self, x: Var<'g>, options: ConvOptions<'g>) -> Var<'g> {
+        let graph = x.graph();
+        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
+        x.conv3d(graph.weight(&self.weight), ConvOptions { bias, ..options })
+    }
+}
+
+/// A convolution of each frame by itself, which makes frames larger or smaller: `resample` of `WanResample`.
+#[derive(Clone, Debug)]
+pub struct ResampleConv2d {
+    weight: Weight,
+    bias: Option<Weight>,
+}
+
+impl ResampleConv2d {
+    /// Reads `weight` \[O, inputs, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
+    pub fn load(scope: &Scope, inputs: usize) -> Self {
+        let [o, _, kh, kw] = scope.dims("weight");
+        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+    }
+
+    /// How many channels it gives.
+    pub fn outputs(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
+    /// After doubling rows and columns (nearest): x \[T, H, W, I\] -> \[T, 2 H, 2 W, O\].
+    #[track_caller]
+    pub fn upsample<'g>(&self, x: Var<'g>) -> Var<'g> {
+        let [kh, kw] = [2, 3].map(|axis| self.weight.shape()[axis]);
+        self.convolve(x, ConvOptions { pad: [[kh / 2; 2], [kw / 2; 2]], upsample: 2, ..ConvOptions::default() })
+    }
+
+    /// Every other row and column, with zeros below and to the right: x \[T, H, W, I\] -> \[T, H/2, W/2, O\] for
+    /// even H and W.
+    #[track_caller]
+    pub fn downsample<'g>(&self, x: Var<'g>) -> Var<'g> {
+        self.convolve(x, ConvOptions { pad: [[0, 1]; 2], stride: [1, 2, 2], ..ConvOptions::default() })
+    }
+
+    #[track_caller]
+    fn convolve<'g>(&self, x: Var<'g>, options: ConvOptions<'g>) -> Var<'g> {
+        let graph = x.graph();
+        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
+        x.conv3d(graph.weight(&self.weight), ConvOptions { bias, ..options })
     }
 }

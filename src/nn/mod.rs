@@ -7,7 +7,7 @@ mod norm;
 mod rope;
 
 pub use attention::{Attention, KeyValue};
-pub use conv::{CausalConv3d, DownsampleConv2d, Stream, TimeDownsample, UpsampleConv2d};
+pub use conv::{CausalConv3d, ResampleConv2d, Stream};
 pub use linear::Linear;
 pub use norm::{ChannelNorm, LayerNorm, RmsNorm};
 pub use rope::{Rope, rope_tables};

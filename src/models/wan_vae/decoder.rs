@@ -6,7 +6,7 @@ use super::WanVaeConfig;
 use super::blocks::{MidBlock, ResidualBlock};
 use crate::error::{Error, Result};
 use crate::graph::Var;
-use crate::nn::{CausalConv3d, ChannelNorm, Linear, Stream, UpsampleConv2d};
+use crate::nn::{CausalConv3d, ChannelNorm, Linear, ResampleConv2d, Stream};
 use crate::weights::{Archive, Config, Scope};
 
 /// The decoder, latent frame by latent frame.
@@ -31,7 +31,7 @@ struct UpBlock {
 struct Upsampler {
     /// Doubles the number of frames, of all chunks but the first.
     time_conv: Option<CausalConv3d>,
-    resample: UpsampleConv2d,
+    resample: ResampleConv2d,
 }
 
 impl WanVaeDecoder {
@@ -121,7 +121,7 @@ impl UpBlock {
         let time_conv = || CausalConv3d::load(&upsampler.at("time_conv"), channels);
         let upsampler = upsampler.has("resample.1.weight").then(|| Upsampler {
             time_conv: upsampler.has("time_conv.weight").then(time_conv),
-            resample: UpsampleConv2d::load(&upsampler.at("resample.1"), channels),
+            resample: ResampleConv2d::load(&upsampler.at("resample.1"), channels),
         });
         Self { resnets, upsampler }
     }
@@ -139,7 +139,7 @@ impl UpBlock {
             Some(time_conv) if !first => interleave_frames(time_conv.apply(x, None, stream)),
             _ => x,
         };
-        upsampler.resample.apply(x)
+        upsampler.resample.upsample(x)
     }
 }
 

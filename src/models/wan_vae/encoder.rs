@@ -6,7 +6,7 @@ use super::WanVaeConfig;
 use super::blocks::{AttentionBlock, MidBlock, ResidualBlock};
 use crate::error::{Error, Result};
 use crate::graph::Var;
-use crate::nn::{CausalConv3d, ChannelNorm, DownsampleConv2d, Linear, Stream, TimeDownsample};
+use crate::nn::{CausalConv3d, ChannelNorm, Linear, ResampleConv2d, Stream};
 use crate::weights::{Archive, Config, Scope};
 
 /// The encoder, one latent frame's pixels at a time.
@@ -33,9 +33,9 @@ enum DownBlock {
 /// `WanResample`, downwards.
 #[derive(Clone, Debug)]
 struct Downsampler {
-    resample: DownsampleConv2d,
+    resample: ResampleConv2d,
     /// Halves the number of frames, of all chunks but the first.
-    time_conv: Option<TimeDownsample>,
+    time_conv: Option<CausalConv3d>,
 }
 
 impl WanVaeEncoder {
@@ -109,8 +109,8 @@ impl DownBlock {
         if !scope.has("resample.1.weight") {
             return Self::Residual(ResidualBlock::load(scope, channels));
         }
-        let resample = DownsampleConv2d::load(&scope.at("resample.1"), channels);
-        let time_conv = || TimeDownsample::load(&scope.at("time_conv"), resample.outputs());
+        let resample = ResampleConv2d::load(&scope.at("resample.1"), channels);
+        let time_conv = || CausalConv3d::load(&scope.at("time_conv"), resample.outputs());
         let time_conv = scope.has("time_conv.weight").then(time_conv);
         Self::Downsample(Downsampler { resample, time_conv })
     }
@@ -129,8 +129,8 @@ impl DownBlock {
             Self::Residual(block) => block.forward(x, stream),
             Self::Attention(block) => block.forward(x),
             Self::Downsample(Downsampler { resample, time_conv }) => {
-                let x = resample.apply(x);
-                time_conv.as_ref().map_or(x, |conv| conv.apply(x, first, stream))
+                let x = resample.downsample(x);
+                time_conv.as_ref().map_or(x, |conv| conv.halve_frames(x, first, stream))
             }
         }
     }
