@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::device::gpu;
 
-fn mutoscope(arguments: &[&str]) -> Output {
+pub(crate) fn mutoscope(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mutoscope"));
     command.args(arguments).output().expect("the binary runs")
 }
 
 /// The program's answer, with the promises that hold for every error: a documented code, no panic, and a message of a
 /// line or two on standard error.
-fn refused(arguments: &[&str]) -> (i32, String) {
+pub(crate) fn refused(arguments: &[&str]) -> (i32, String) {
     let output = mutoscope(arguments);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let code = output.status.code().expect("an exit code, and no signal");
@@ -70,6 +70,9 @@ fn help_teaches() {
         "--precision",
         "--device",
         "--out",
+        "--image",
+        "--end-image",
+        "--known",
         "--save-latents",
         "--latents",
         "--json",

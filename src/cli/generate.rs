@@ -15,7 +15,7 @@ use mutoscope::{Error, Result};
 use serde_json::{Value, json};
 
 use super::progress::Reporter;
-use super::{Outcome, Stop, output, values};
+use super::{Outcome, Stop, known, output, values};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +24,10 @@ Examples:
   With a downloaded one, three seconds, another seed:
     mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers \\
         --size 832x480 --seconds 3 --seed 7 --out cat.mp4
+  A picture that moves, with a model that takes pictures; the same picture at the end makes a loop:
+    mutoscope generate \"the cat yawns\" --model DIR --image cat.jpg --out yawn.mp4
+    mutoscope generate \"the cat yawns\" --model DIR --image cat.jpg --end-image cat.jpg \\
+        --out loop.gif
   The frames as pictures, for an editor:
     mutoscope generate \"a green star falls\" --out frames/%04d.png
   For a program: events on standard output, one JSON object a line (start, progress, done or error):
@@ -130,6 +134,9 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME|INDEX", allow_hyphen_values = true)]
     device: Option<String>,
 
+    #[command(flatten)]
+    known: known::Arguments,
+
     /// Also write the final normalised latents, as tensor `latents` [1, C, F, h, w] in f32
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -141,7 +148,7 @@ pub struct Arguments {
     /// Events as JSON on standard output, one a line, instead of a progress bar on standard error
     ///
     /// {"event":"start",...} with all settings, {"event":"progress","phase","step","steps","fraction","elapsed"} with the
-    /// phases text, denoise and decode, and {"event":"done","out","frames","seconds",...} or
+    /// phases text, encode (with known frames), denoise and decode, and {"event":"done","out","frames","seconds",...} or
     /// {"event":"error","code","message"}.
     #[arg(long)]
     json: bool,
@@ -205,6 +212,8 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         noise,
         known: Vec::new(),
     };
+    let known = known::read(&arguments.known, || Ok(Settings::resolve(&model, &request)?.frames))?;
+    let request = Request { known, ..request };
     let settings = Settings::resolve(&model, &request)?;
     let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);
     let format = Format::of(out, frames)?;

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod generate;
+mod known;
 mod missing;
 mod ops;
 mod output;
