@@ -15,6 +15,7 @@ pub mod norm;
 pub mod patch_embed;
 pub mod pointwise;
 pub mod rope;
+pub mod shortcut;
 pub mod table;
 pub mod to_rgb8;
 pub mod twins;
@@ -32,6 +33,8 @@ pub const ALL: &[Op] = &[
     attention::ATTENTION,
     rope::ROPE,
     conv3d::CONV3D,
+    shortcut::AVERAGE_DOWN,
+    shortcut::DUPLICATE_UP,
     patch_embed::PATCH_EMBED,
     unpatchify::UNPATCHIFY,
     to_rgb8::TO_RGB8,

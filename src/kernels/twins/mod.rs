@@ -10,5 +10,6 @@ pub mod norm;
 pub mod patch_embed;
 pub mod pointwise;
 pub mod rope;
+pub mod shortcut;
 pub mod to_rgb8;
 pub mod unpatchify;

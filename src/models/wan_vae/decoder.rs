@@ -25,6 +25,8 @@ pub struct WanVaeDecoder {
 struct UpBlock {
     resnets: Vec<ResidualBlock>,
     upsampler: Option<Upsampler>,
+    /// Whether what comes in is repeated and added to what goes out.
+    residual: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,14 +59,19 @@ impl WanVaeDecoder {
         let mut channels = mid.outputs();
         let mut up_blocks = Vec::new();
         for i in 0..decoder.count("up_blocks") {
-            let block = UpBlock::load(&decoder.at("up_blocks").at(i), channels);
+            let block = UpBlock::load(&decoder.at("up_blocks").at(i), channels, config.residual);
             channels = block.outputs(channels);
             up_blocks.push(block);
         }
         let norm_out = ChannelNorm::load(&decoder.at("norm_out"), channels);
         let conv_out = CausalConv3d::load(&decoder.at("conv_out"), channels);
-        if conv_out.outputs() != 3 {
-            let reason = format!("it gives {} channels where a picture has 3", conv_out.outputs());
+        let patch = config.patch;
+        if conv_out.outputs() != 3 * patch * patch {
+            let reason = format!(
+                "it gives {} channels where {patch}x{patch} pixels have {}",
+                conv_out.outputs(),
+                3 * patch * patch
+            );
             scope.fail(Error::tensor(archive.path(), "decoder.conv_out.weight", reason));
         }
         let model = Self { config, post_quant, conv_in, mid, up_blocks, norm_out, conv_out };
@@ -86,7 +93,7 @@ impl WanVaeDecoder {
 
     /// Rows, and columns, of pixels to one of the latents.
     pub fn spatial_factor(&self) -> usize {
-        1 << self.up_blocks.iter().filter(|block| block.upsampler.is_some()).count()
+        self.config.patch << self.up_blocks.iter().filter(|block| block.upsampler.is_some()).count()
     }
 
     /// Frames of video to one of the latents, but for the first, which is one frame.
@@ -105,25 +112,25 @@ impl WanVaeDecoder {
             let _scope = x.graph().scope(format_args!("decoder.up_blocks.{i}"));
             x = block.forward(x, first, stream);
         }
-        self.conv_out.apply(self.norm_out.apply_silu(x), None, stream)
+        unpatchify(self.conv_out.apply(self.norm_out.apply_silu(x), None, stream), self.config.patch)
     }
 }
 
 impl UpBlock {
-    fn load(scope: &Scope, mut channels: usize) -> Self {
+    fn load(scope: &Scope, mut channels: usize, residual: bool) -> Self {
         let mut resnets = Vec::new();
         for i in 0..scope.count("resnets") {
             let block = ResidualBlock::load(&scope.at("resnets").at(i), channels);
             channels = block.outputs();
             resnets.push(block);
         }
-        let upsampler = scope.at("upsamplers.0");
+        let upsampler = scope.at(if residual { "upsampler" } else { "upsamplers.0" });
         let time_conv = || CausalConv3d::load(&upsampler.at("time_conv"), channels);
         let upsampler = upsampler.has("resample.1.weight").then(|| Upsampler {
             time_conv: upsampler.has("time_conv.weight").then(time_conv),
             resample: ResampleConv2d::load(&upsampler.at("resample.1"), channels),
         });
-        Self { resnets, upsampler }
+        Self { residual: residual && upsampler.is_some(), resnets, upsampler }
     }
 
     /// Channels that it gives when it takes `inputs`.
@@ -133,13 +140,16 @@ impl UpBlock {
     }
 
     fn forward<'g>(&self, x: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
+        let entered = x;
         let x = self.resnets.iter().fold(x, |x, block| block.forward(x, stream));
         let Some(upsampler) = &self.upsampler else { return x };
         let x = match &upsampler.time_conv {
             Some(time_conv) if !first => interleave_frames(time_conv.apply(x, None, stream)),
             _ => x,
         };
-        upsampler.resample.upsample(x)
+        let x = upsampler.resample.upsample(x);
+        let frames = if upsampler.time_conv.is_some() { 2 } else { 1 };
+        if self.residual { x.add_duplicated(entered, [frames, 2], first) } else { x }
     }
 }
 
@@ -148,4 +158,14 @@ fn interleave_frames(x: Var<'_>) -> Var<'_> {
     let shape = x.shape();
     let [t, h, w, c] = [shape[0], shape[1], shape[2], shape[3] / 2];
     x.reshape([t, h, w, 2, c]).permute(&[0, 3, 1, 2, 4]).reshape([2 * t, h, w, c])
+}
+
+/// \[T, h, w, 3 p p\] -> \[T, h p, w p, 3\]: channels in (colour, column, row) order are the pixels of a patch.
+fn unpatchify(x: Var<'_>, p: usize) -> Var<'_> {
+    let shape = x.shape();
+    let [t, h, w, c] = [shape[0], shape[1], shape[2], shape[3] / (p * p)];
+    if p == 1 {
+        return x;
+    }
+    x.reshape([t, h, w, c, p, p]).permute(&[0, 1, 5, 2, 4, 3]).reshape([t, h * p, w * p, c])
 }

@@ -22,12 +22,14 @@ pub struct WanVaeEncoder {
     quant: Linear,
 }
 
-/// One entry of the flat list `down_blocks`.
+/// One entry of `down_blocks`: a flat list of layers, or, in the residual VAE, a level's layers with a way around them.
 #[derive(Clone, Debug)]
 enum DownBlock {
     Residual(ResidualBlock),
     Attention(AttentionBlock),
     Downsample(Downsampler),
+    /// `WanResidualDownBlock`
+    Level(Vec<DownBlock>),
 }
 
 /// `WanResample`, downwards.
@@ -55,7 +57,7 @@ impl WanVaeEncoder {
     pub fn load(archive: &Archive, config: WanVaeConfig) -> Result<Self> {
         let scope = Scope::new(archive);
         let encoder = scope.at("encoder");
-        let conv_in = CausalConv3d::load(&encoder.at("conv_in"), 3);
+        let conv_in = CausalConv3d::load(&encoder.at("conv_in"), 3 * config.patch * config.patch);
         let mut channels = conv_in.outputs();
         let mut down_blocks = Vec::new();
         for i in 0..encoder.count("down_blocks") {
@@ -91,7 +93,7 @@ impl WanVaeEncoder {
     /// normalised; t is one for the first latent frame, as many as the decoder makes of one for each after it.
     #[track_caller]
     pub fn forward<'g>(&self, pixels: Var<'g>, first: bool, stream: &Stream<'g>) -> Var<'g> {
-        let mut x = self.conv_in.apply(pixels, None, stream);
+        let mut x = self.conv_in.apply(patchify(pixels, self.config.patch), None, stream);
         for (i, block) in self.down_blocks.iter().enumerate() {
             let _scope = x.graph().scope(format_args!("encoder.down_blocks.{i}"));
             x = block.forward(x, first, stream);
@@ -103,6 +105,15 @@ impl WanVaeEncoder {
 
 impl DownBlock {
     fn load(scope: &Scope, channels: usize) -> Self {
+        if scope.has("resnets") {
+            let mut level = Vec::new();
+            let resnets = (0..scope.count("resnets")).map(|i| scope.at("resnets").at(i));
+            for layer in resnets.chain(scope.has("downsampler").then(|| scope.at("downsampler"))) {
+                let channels = level.iter().fold(channels, |channels, block: &Self| block.outputs(channels));
+                level.push(Self::load(&layer, channels));
+            }
+            return Self::Level(level);
+        }
         if scope.has("to_qkv.weight") {
             return Self::Attention(AttentionBlock::load(scope, channels));
         }
@@ -121,6 +132,15 @@ impl DownBlock {
             Self::Residual(block) => block.outputs(),
             Self::Attention(_) => inputs,
             Self::Downsample(block) => block.resample.outputs(),
+            Self::Level(blocks) => blocks.iter().fold(inputs, |channels, block| block.outputs(channels)),
+        }
+    }
+
+    /// By how much it reduces frames, and rows and columns.
+    fn factor(&self) -> [usize; 2] {
+        match self {
+            Self::Downsample(block) => [if block.time_conv.is_some() { 2 } else { 1 }, 2],
+            Self::Residual(_) | Self::Attention(_) | Self::Level(_) => [1, 1],
         }
     }
 
@@ -132,6 +152,21 @@ impl DownBlock {
                 let x = resample.downsample(x);
                 time_conv.as_ref().map_or(x, |conv| conv.halve_frames(x, first, stream))
             }
+            Self::Level(blocks) => {
+                let factor = blocks.iter().map(Self::factor).fold([1, 1], |[ft, fs], [t, s]| [ft * t, fs * s]);
+                let y = blocks.iter().fold(x, |x, block| block.forward(x, first, stream));
+                y.add_averaged(x, factor)
+            }
         }
     }
+}
+
+/// \[T, H, W, 3\] -> \[T, H / p, W / p, 3 p p\]: the pixels of a patch as channels in (colour, column, row) order.
+fn patchify(x: Var<'_>, p: usize) -> Var<'_> {
+    let shape = x.shape();
+    let [t, h, w, c] = [shape[0], shape[1] / p, shape[2] / p, shape[3]];
+    if p == 1 {
+        return x;
+    }
+    x.reshape([t, h, p, w, p, c]).permute(&[0, 1, 3, 5, 4, 2]).reshape([t, h, w, c * p * p])
 }

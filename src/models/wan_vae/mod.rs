@@ -1,5 +1,6 @@
 //! Wan's video VAE: `AutoencoderKLWan` of diffusers' `models/autoencoders/autoencoder_kl_wan.py` (Wan, arXiv:2503.20314,
-//! section 4.1). Video is channels-last here: \[T, H, W, C\].
+//! section 4.1), that of Wan 2.1 and the residual one of Wan 2.2 TI2V-5B, which has ways around its resampling blocks
+//! and sees patches of pixels as channels. Video is channels-last here: \[T, H, W, C\].
 
 mod blocks;
 mod decoder;
@@ -18,6 +19,10 @@ pub struct WanVaeConfig {
     pub mean: Vec<f32>,
     /// Standard deviation of each latent channel.
     pub std: Vec<f32>,
+    /// Whether blocks that resample have a way around them without weights.
+    pub residual: bool,
+    /// Rows, and columns, of pixels whose values are channels of one.
+    pub patch: usize,
 }
 
 impl WanVaeConfig {
@@ -26,8 +31,9 @@ impl WanVaeConfig {
     /// # Errors
     /// When a key is missing, absurd, or asks for what is not supported.
     pub fn read(config: &Config) -> Result<Self> {
-        if config.get_or("is_residual", false)? || config.get_optional::<usize>("patch_size")?.is_some() {
-            return Err(config.error("is_residual", "this is the VAE of Wan 2.2 TI2V-5B, which is not supported yet"));
+        let patch = config.get_optional::<usize>("patch_size")?.unwrap_or(1);
+        if !(1..=16).contains(&patch) {
+            return Err(config.error("patch_size", format!("{patch} is not the side of a patch")));
         }
         let (mean, std): (Vec<f32>, Vec<f32>) = (config.get("latents_mean")?, config.get("latents_std")?);
         if mean.len() != std.len() {
@@ -36,6 +42,6 @@ impl WanVaeConfig {
         if !mean.iter().chain(&std).all(|v| v.is_finite()) {
             return Err(config.error("latents_mean", "means and deviations must be finite numbers"));
         }
-        Ok(Self { mean, std })
+        Ok(Self { mean, std, residual: config.get_or("is_residual", false)?, patch })
     }
 }

@@ -21,6 +21,7 @@ class Config:
     shift: float
     dtype: torch.dtype  # of the saved weights
     shard: str | None = None  # the largest shard of transformer and text encoder
+    expand_timesteps: bool = False  # tokens have timesteps of their own
     contrast: float = 1.0  # of the frames: scales the last convolution so that they fill 0..1 with little clamped
 
 
@@ -67,6 +68,25 @@ CONFIGS = {
             shift=8.0,
             dtype=torch.float16,
             contrast=0.7,
+        ),
+        # As Wan 2.2 TI2V-5B: a timestep for every token, and the residual VAE.
+        Config(
+            name="d",
+            transformer=dict(
+                num_attention_heads=2, attention_head_dim=24, num_layers=2, ffn_dim=60, text_dim=28, freq_dim=64, in_channels=8, out_channels=8
+            ),
+            text=dict(d_model=28, num_heads=4, d_kv=8, d_ff=48, num_layers=2),
+            vae=dict(
+                base_dim=4, decoder_base_dim=6, num_res_blocks=1, z_dim=8, temperal_downsample=[False, True, True], is_residual=True,
+                in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=16,
+            ),  # fmt: skip
+            tokenizer="unigram",
+            vocab=320,
+            sampler="unipc",
+            shift=5.0,
+            dtype=torch.float32,
+            expand_timesteps=True,
+            contrast=1.0,
         ),
     )
 }

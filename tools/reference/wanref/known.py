@@ -1,4 +1,4 @@
-"""Runs with known frames: WanImageToVideoPipeline and WanPipeline with `expand_timesteps`, on pipeline b and c."""
+"""Runs with known frames: WanImageToVideoPipeline and WanPipeline with `expand_timesteps`, on pipelines b, c and d."""
 
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
@@ -21,6 +21,9 @@ CASES = [
     ("b", "emoji", "empty", (32, 32, 13), 3, 5.0, None, None, 9, {0: (5, 32, 32)}),
     ("c", "plain", "negative", (32, 16, 13), 4, 5.0, "unipc", 4.0, 10, {0: (1, 32, 16), 12: (1, 50, 40)}),
     ("b", "long", "empty", (16, 32, 17), 3, 2.0, "euler", None, 11, {6: (4, 16, 32), 13: (4, 16, 32)}),
+    ("d", "plain", "empty", (64, 32, 9), 3, 5.0, None, None, 12, {}),
+    ("d", "chinese", "negative", (32, 64, 9), 4, 3.0, None, None, 13, {0: (1, 100, 90)}),
+    ("d", "emoji", "empty", (32, 32, 17), 3, 5.0, "unipc-wan", 8.0, 14, {0: (5, 32, 32), 16: (1, 64, 64)}),
 ]
 
 ABOUT = """\

@@ -29,8 +29,9 @@ def build(config: Config) -> WanPipeline:
     for number, module in enumerate((text, transformer, vae)):
         weights.fill(module, seed + number, config.contrast)
     return WanPipeline(
-        tokenizer=tokens, text_encoder=text, vae=vae, transformer=transformer, scheduler=scheduler(config.sampler, config.shift)
-    )
+        tokenizer=tokens, text_encoder=text, vae=vae, transformer=transformer,
+        scheduler=scheduler(config.sampler, config.shift), expand_timesteps=config.expand_timesteps,
+    )  # fmt: skip
 
 
 def latent_statistics(config: Config, seed: int) -> dict:

@@ -6,10 +6,10 @@ from . import pipelines
 from .store import Store
 
 # pipeline, latent (T, H, W)
-DECODE = [("b", (1, 2, 3)), ("b", (2, 3, 2)), ("b", (3, 2, 2)), ("b", (9, 1, 2)), ("c", (1, 3, 2)), ("c", (2, 2, 2)), ("c", (3, 1, 3)), ("c", (9, 2, 1))]
+DECODE = [("b", (1, 2, 3)), ("b", (2, 3, 2)), ("b", (3, 2, 2)), ("b", (9, 1, 2)), ("c", (1, 3, 2)), ("c", (2, 2, 2)), ("c", (3, 1, 3)), ("c", (9, 2, 1)), ("d", (1, 2, 3)), ("d", (3, 2, 2))]
 STAGES = {("b", (2, 3, 2)), ("c", (2, 2, 2))}
 # pipeline, pixel frames (T, H, W)
-ENCODE = [("b", (1, 16, 24)), ("b", (5, 16, 16)), ("b", (9, 8, 16)), ("c", (1, 24, 16)), ("c", (5, 16, 16)), ("c", (9, 16, 8))]
+ENCODE = [("b", (1, 16, 24)), ("b", (5, 16, 16)), ("b", (9, 8, 16)), ("c", (1, 24, 16)), ("c", (5, 16, 16)), ("c", (9, 16, 8)), ("d", (1, 32, 48)), ("d", (9, 48, 32))]
 
 ABOUT = """\
 decode: KEY.latents [1, z, T, h, w] goes straight into vae.decode (it is NOT multiplied by latents_std here); KEY.video
@@ -60,7 +60,7 @@ def encode(vae, key: str, size: tuple) -> dict:
 
 def make(store: Store) -> None:
     tensors, doc = {}, {"about": ABOUT.split("\n"), "decode": [], "encode": []}
-    vaes = {name: pipelines.load(store.root, name).vae for name in ("b", "c")}
+    vaes = {name: pipelines.load(store.root, name).vae for name in ("b", "c", "d")}
     for kind, cases in (("decode", DECODE), ("encode", ENCODE)):
         for name, size in cases:
             key = f"{kind}_{name}_{'x'.join(map(str, size))}"
