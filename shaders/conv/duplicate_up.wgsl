@@ -30,6 +30,6 @@ fn main(
     let column = n / p.o % p.w;
     let row = p.first_row + n / (p.o * p.w);
     let k = ((o * ${FT}u + p.i) * ${FS}u + row % ${FS}u) * ${FS}u + column % ${FS}u;
-    let from = ((row / ${FS}u - p.first_row / ${FS}u) * (p.w / ${FS}u) + column / ${FS}u) * p.c + k / ${REPEATS}u;
-    y[p.y_at + n] = base[p.base_at + n] + x[p.x_at + from];
+    let source = ((row / ${FS}u - p.first_row / ${FS}u) * (p.w / ${FS}u) + column / ${FS}u) * p.c + k / ${REPEATS}u;
+    y[p.y_at + n] = base[p.base_at + n] + x[p.x_at + source];
 }

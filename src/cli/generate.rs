@@ -14,8 +14,9 @@ use mutoscope::weights::{load_tensor, save_safetensors};
 use mutoscope::{Error, Result};
 use serde_json::{Value, json};
 
+use super::known::{self, KnownArguments};
 use super::progress::Reporter;
-use super::{Outcome, Stop, known, output, values};
+use super::{Outcome, Stop, output, values};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,9 +25,11 @@ Examples:
   With a downloaded one, three seconds, another seed:
     mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers \\
         --size 832x480 --seconds 3 --seed 7 --out cat.mp4
-  A picture that moves, with a model that takes pictures; the same picture at the end makes a loop:
-    mutoscope generate \"the cat yawns\" --model DIR --image cat.jpg --out yawn.mp4
-    mutoscope generate \"the cat yawns\" --model DIR --image cat.jpg --end-image cat.jpg \\
+  A picture that moves, with a model that takes pictures, such as Wan 2.2 TI2V-5B; the same picture at the end is a loop:
+    mutoscope generate \"the cat yawns\" --model Wan2.2-TI2V-5B-Diffusers \\
+        --image cat.jpg --out yawn.mp4
+    mutoscope generate \"the cat yawns\" --model Wan2.2-TI2V-5B-Diffusers \\
+        --image cat.jpg --end-image cat.jpg \\
         --out loop.gif
   The frames as pictures, for an editor:
     mutoscope generate \"a green star falls\" --out frames/%04d.png
@@ -135,7 +138,7 @@ pub struct Arguments {
     device: Option<String>,
 
     #[command(flatten)]
-    known: known::Arguments,
+    known: KnownArguments,
 
     /// Also write the final normalised latents, as tensor `latents` [1, C, F, h, w] in f32
     #[arg(long, value_name = "FILE")]

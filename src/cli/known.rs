@@ -9,7 +9,7 @@ use mutoscope::{Error, Result};
 
 /// Frames that are known beforehand.
 #[derive(Args)]
-pub struct Arguments {
+pub struct KnownArguments {
     /// The picture that the video begins with: PNG, JPEG or WebP
     ///
     /// It takes a model that was trained for it. Without --size the video has about the model's usual number of pixels in
@@ -54,8 +54,8 @@ fn part(text: &str) -> Result<Part, String> {
 }
 
 /// Reads what was given. `frames` tells how long the video is to be; it is asked only if there is anything to read.
-pub fn read(arguments: &Arguments, frames: impl FnOnce() -> Result<usize>) -> Result<Vec<Known>> {
-    let Arguments { image, end_image, known } = arguments;
+pub fn read(arguments: &KnownArguments, frames: impl FnOnce() -> Result<usize>) -> Result<Vec<Known>> {
+    let KnownArguments { image, end_image, known } = arguments;
     let mut found = Vec::new();
     if let Some(path) = image {
         found.push(Known::first(read_picture(path)?));

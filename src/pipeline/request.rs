@@ -212,7 +212,8 @@ impl Settings {
 fn check_known(model: &Model, request: &Request) -> Result<()> {
     if !request.known.is_empty() && !model.takes_known_frames() {
         let reason = format!(
-            "`{}` makes videos from text alone; pictures take a model with expand_timesteps in its model_index.json",
+            "`{}` makes videos from text alone; pictures take a model with expand_timesteps in its model_index.json, such as \
+             Wan 2.2 TI2V-5B",
             model.name()
         );
         return Err(Error::request("known frames", reason));
