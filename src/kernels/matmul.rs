@@ -12,7 +12,7 @@ use super::twins;
 use crate::graph::{
     Binding, Call, Cost, DeviceProfile, Dispatch, Kernel, Launch, Needs, Shader, TensorType, Twin, Value, Var,
 };
-use crate::tensor::DType;
+use crate::tensor::{DType, Shape};
 
 /// y = residual + gate * act(x w^T + bias), where what is switched off is left out.
 ///
@@ -103,10 +103,9 @@ impl Kernel for Matmul {
         if let Some(residual) = residual.map(|i| inputs[i].shape).filter(|r| *r != y) {
             return Err(format!("residual {residual} is not {y}"));
         }
-        if let Some(gate) = gate.map(|i| inputs[i].shape) {
-            if gate.last() != columns || Repeat::of(gate, y).is_none() {
-                return Err(format!("gate {gate} does not repeat over {y}"));
-            }
+        let unfit = |gate: &Shape| gate.last() != columns || Repeat::of(*gate, y).is_none();
+        if let Some(gate) = gate.map(|i| inputs[i].shape).filter(unfit) {
+            return Err(format!("gate {gate} does not repeat over {y}"));
         }
         Ok(TensorType::new(y, self.out))
     }

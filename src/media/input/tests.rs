@@ -156,7 +156,7 @@ fn gif_of(patches: &[Patch]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = gif::Encoder::new(&mut bytes, 4, 2, &palette).expect("GIF");
     for &(left, top, width, height, colour, hole, dispose) in patches {
-        let indices = |i: u16| if hole && i % width == 0 { 3 } else { colour };
+        let indices = |i: u16| if hole && i.is_multiple_of(width) { 3 } else { colour };
         let frame = gif::Frame {
             left,
             top,
