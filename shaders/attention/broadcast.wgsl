@@ -7,47 +7,8 @@
 // with probabilities, which pass through workgroup memory. Where a load costs some instructions for each lane, as in
 // software drivers, that saves most of them. Keys past the last get a logit of NEVER and weigh nothing.
 // With keys in several windows, the running state lies in `state_y` and `state_ml` between dispatches.
-//# from "lib/storage.wgsl" import storage1, load1, store1, storage4, load4, store4
-//# include "lib/grid.wgsl"
-/*% macro chunk(type) %*//*% if VEC == 4 %*/${storage4(type)}/*% else %*/${storage1(type)}/*% endif %*//*% endmacro %*/
-/*% macro load(buffer, index, type) %*//*% if VEC == 4 %*/${load4(buffer, index, type)}/*% else %*/${load1(buffer, index, type)}/*% endif %*//*% endmacro %*/
-/*% macro store(value, type) %*//*% if VEC == 4 %*/${store4(value, type)}/*% else %*/${store1(value, type)}/*% endif %*//*% endmacro %*/
-/*% macro product(a, b) %*//*% if VEC == 4 %*/dot(${a}, ${b})/*% else %*/${a} * ${b}/*% endif %*//*% endmacro %*/
-
-struct Params {
-    first_group: u32,   // of this dispatch
-    groups: u32,        // of all dispatches over this window
-    queries: u32,       // L, or those in the window
-    query_blocks: u32,  // BQ queries each, the last may be cut
-    keys: u32,          // S, or those in the window
-    heads: u32,
-    scale: f32,         // times log2(e): probabilities are powers of two
-    q_at: u32,          // first chunk of q and y in their windows
-    k_at: u32,          // first chunk of k and v
-    key_bias_at: u32,
-    rel_bias_at: u32,
-}
-
-@group(0) @binding(${next()}) var<storage, read> q: array<${chunk(T)}>;  // [B, L, N * D]
-@group(0) @binding(${next()}) var<storage, read> k: array<${chunk(T)}>;  // [B, S, N * D]
-@group(0) @binding(${next()}) var<storage, read> v: array<${chunk(T)}>;  // [B, S, N * D]
-//# if KEY_BIAS
-@group(0) @binding(${next()}) var<storage, read> key_bias: array<f32>;  // [B, S]
-//# endif
-//# if REL_BIAS
-@group(0) @binding(${next()}) var<storage, read> rel_bias: array<f32>;  // [L + S - 1, N]
-//# endif
-//# if LAST
-@group(0) @binding(${next()}) var<storage, read_write> y: array<${chunk(T)}>;  // [B, L, N * D]
-//# endif
-//# if not (FIRST and LAST)
-@group(0) @binding(${next()}) var<storage, read_write> state_y: array<${chunk("f32")}>;  // [L, N * D], not normalised
-@group(0) @binding(${next()}) var<storage, read_write> state_ml: array<vec2<f32>>;       // [L, N]: max, sum
-//# endif
-@group(0) @binding(${next()}) var<uniform> p: Params;
-
-const NEVER = -1e38;
-const LOG2E = 1.4426950408889634;
+//# from "lib/storage.wgsl" import load, store, product
+//# include "attention/operands.wgsl"
 /*% set LENT = BQ // LANES %*/
 
 var<workgroup> probabilities: array<f32, ${BK * BQ}>;  // [BK, BQ]
@@ -104,14 +65,14 @@ fn main(
         //# endfor
         for (var d = 0u; d < ${DC}u; d += 1u) {
             //# for t in range(TK)
-            let k${t} = ${load("k", "k" ~ t ~ "_at + d", T)};
+            let k${t} = ${load(VEC, "k", "k" ~ t ~ "_at + d", T)};
             //# endfor
             //# for g in range(LENT)
-            let lent${g} = ${load("q", "q" ~ g ~ "_at + d", T)};
+            let lent${g} = ${load(VEC, "q", "q" ~ g ~ "_at + d", T)};
             //# for l in range(LANES)
             let q${g * LANES + l} = subgroupBroadcast(lent${g}, ${l}u);
             //# for t in range(TK)
-            s${g * LANES + l}_${t} += ${product("q" ~ (g * LANES + l), "k" ~ t)};
+            s${g * LANES + l}_${t} += ${product(VEC, "q" ~ (g * LANES + l), "k" ~ t)};
             //# endfor
             //# endfor
             //# endfor
@@ -164,7 +125,7 @@ fn main(
             //# for u in range(UNROLL)
             let v_row${u} = min(first_key + j + ${u}u, p.keys - 1u) * stride;
             //# for c in range(TC)
-            let v${u}_${c} = ${load("v", "v" ~ c ~ "_at + v_row" ~ u, T)};
+            let v${u}_${c} = ${load(VEC, "v", "v" ~ c ~ "_at + v_row" ~ u, T)};
             //# endfor
             //# for g in range(LENT)
             let w${u}_${g} = probabilities[(j + ${u}u) * ${BQ}u + lane + ${g * LANES}u];
@@ -199,7 +160,7 @@ fn main(
             //# for c in range(TC)
             if (lane + ${c * LANES}u < ${DC}u) {
                 //# if LAST
-                y[q_at + i * stride + c${c}] = ${store("(y" ~ r ~ "_" ~ c ~ " * one_by_total)", T)};
+                y[q_at + i * stride + c${c}] = ${store(VEC, "(y" ~ r ~ "_" ~ c ~ " * one_by_total)", T)};
                 //# else
                 state_y[(i * p.heads + head) * ${DC}u + c${c}] = y${r}_${c};
                 //# endif

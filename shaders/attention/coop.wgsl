@@ -8,36 +8,8 @@
 // it by SLACK powers of two: probabilities reach 2^SLACK at most, which f16 holds as exactly as 1.
 // Tiles are read straight from storage. The last tile of queries and of keys is moved back so that it ends with the
 // last row: queries seen before are not written again, keys seen before weigh nothing. So L >= BQ and S >= BK.
-//# include "lib/grid.wgsl"
+//# include "attention/operands.wgsl"
 
-struct Params {
-    first_group: u32,   // of this dispatch
-    groups: u32,        // of all dispatches over this window
-    queries: u32,       // L, or those in the window
-    query_blocks: u32,  // BQ queries each, the last may be cut
-    keys: u32,          // S
-    heads: u32,
-    scale: f32,         // times log2(e): probabilities are powers of two
-    q_at: u32,          // first element of q and y in their windows
-    k_at: u32,          // first element of k and v
-    key_bias_at: u32,
-    rel_bias_at: u32,
-}
-
-@group(0) @binding(${next()}) var<storage, read> q: array<f16>;  // [B, L, N * D]
-@group(0) @binding(${next()}) var<storage, read> k: array<f16>;  // [B, S, N * D]
-@group(0) @binding(${next()}) var<storage, read> v: array<f16>;  // [B, S, N * D]
-//# if KEY_BIAS
-@group(0) @binding(${next()}) var<storage, read> key_bias: array<f32>;  // [B, S]
-//# endif
-//# if REL_BIAS
-@group(0) @binding(${next()}) var<storage, read> rel_bias: array<f32>;  // [L + S - 1, N]
-//# endif
-@group(0) @binding(${next()}) var<storage, read_write> y: array<f16>;  // [B, L, N * D]
-@group(0) @binding(${next()}) var<uniform> p: Params;
-
-const NEVER = -1e38;
-const LOG2E = 1.4426950408889634;
 const SLACK = 8.0;
 /*% set MATRIX = "coop_mat" ~ SIZE ~ "x" ~ SIZE %*/
 /*% set ROW_TILES = 16 // SIZE %*/

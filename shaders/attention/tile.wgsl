@@ -9,47 +9,8 @@
 // STAGED: keys pass through workgroup memory, STEP chunks at a time, so that neighbours read neighbours; queries, the
 // same for a whole row of invocations, and values, which lie side by side, are read from storage in either case.
 // With keys in several windows, the running state lies in `state_y` and `state_ml` between dispatches.
-//# from "lib/storage.wgsl" import storage1, load1, store1, storage4, load4, store4
-//# include "lib/grid.wgsl"
-/*% macro chunk(type) %*//*% if VEC == 4 %*/${storage4(type)}/*% else %*/${storage1(type)}/*% endif %*//*% endmacro %*/
-/*% macro load(buffer, index, type) %*//*% if VEC == 4 %*/${load4(buffer, index, type)}/*% else %*/${load1(buffer, index, type)}/*% endif %*//*% endmacro %*/
-/*% macro store(value, type) %*//*% if VEC == 4 %*/${store4(value, type)}/*% else %*/${store1(value, type)}/*% endif %*//*% endmacro %*/
-/*% macro product(a, b) %*//*% if VEC == 4 %*/dot(${a}, ${b})/*% else %*/${a} * ${b}/*% endif %*//*% endmacro %*/
-
-struct Params {
-    first_group: u32,   // of this dispatch
-    groups: u32,        // of all dispatches over this window
-    queries: u32,       // L, or those in the window
-    query_blocks: u32,  // BQ queries each, the last may be cut
-    keys: u32,          // S, or those in the window
-    heads: u32,
-    scale: f32,         // times log2(e): probabilities are powers of two
-    q_at: u32,          // first chunk of q and y in their windows
-    k_at: u32,          // first chunk of k and v
-    key_bias_at: u32,
-    rel_bias_at: u32,
-}
-
-@group(0) @binding(${next()}) var<storage, read> q: array<${chunk(T)}>;  // [B, L, N * D]
-@group(0) @binding(${next()}) var<storage, read> k: array<${chunk(T)}>;  // [B, S, N * D]
-@group(0) @binding(${next()}) var<storage, read> v: array<${chunk(T)}>;  // [B, S, N * D]
-//# if KEY_BIAS
-@group(0) @binding(${next()}) var<storage, read> key_bias: array<f32>;  // [B, S]
-//# endif
-//# if REL_BIAS
-@group(0) @binding(${next()}) var<storage, read> rel_bias: array<f32>;  // [L + S - 1, N]
-//# endif
-//# if LAST
-@group(0) @binding(${next()}) var<storage, read_write> y: array<${chunk(T)}>;  // [B, L, N * D]
-//# endif
-//# if not (FIRST and LAST)
-@group(0) @binding(${next()}) var<storage, read_write> state_y: array<${chunk("f32")}>;  // [L, N * D], not normalised
-@group(0) @binding(${next()}) var<storage, read_write> state_ml: array<vec2<f32>>;       // [L, N, SLICES]: max, sum
-//# endif
-@group(0) @binding(${next()}) var<uniform> p: Params;
-
-const NEVER = -1e38;
-const LOG2E = 1.4426950408889634;
+//# from "lib/storage.wgsl" import load, store, product
+//# include "attention/operands.wgsl"
 
 var<workgroup> probabilities: array<vec4<f32>, ${BK * BQ // 4}>;  // [BK, BQ]
 //# if STAGED
@@ -132,7 +93,7 @@ fn main(
             for (var x = lane; x < ${BK * STEP}u; x += ${WIDTH}u) {
                 let chunk = x % ${STEP}u;
                 let at = k_at + min(first_key + x / ${STEP}u, p.keys - 1u) * stride + min(first_chunk + chunk, ${DC - 1}u);
-                staged[chunk * ${BK + 1}u + x / ${STEP}u] = ${load("k", "at", T)};
+                staged[chunk * ${BK + 1}u + x / ${STEP}u] = ${load(VEC, "k", "at", T)};
             }
             workgroupBarrier();
             for (var chunk = 0u; chunk < min(${STEP}u, ${DC}u - first_chunk); chunk += 1u) {
@@ -140,9 +101,9 @@ fn main(
                 let k${t} = staged[chunk * ${BK + 1}u + across + ${t * ACROSS}u];
                 //# endfor
                 //# for r in range(R)
-                let q${r} = ${load("q", "q" ~ r ~ "_at + first_chunk + chunk", T)};
+                let q${r} = ${load(VEC, "q", "q" ~ r ~ "_at + first_chunk + chunk", T)};
                 //# for t in range(TK)
-                s${r}_${t} += ${product("q" ~ r, "k" ~ t)};
+                s${r}_${t} += ${product(VEC, "q" ~ r, "k" ~ t)};
                 //# endfor
                 //# endfor
             }
@@ -150,12 +111,12 @@ fn main(
         //# else
         for (var d = 0u; d < ${DC}u; d += 1u) {
             //# for t in range(TK)
-            let k${t} = ${load("k", "k" ~ t ~ "_at + d", T)};
+            let k${t} = ${load(VEC, "k", "k" ~ t ~ "_at + d", T)};
             //# endfor
             //# for r in range(R)
-            let q${r} = ${load("q", "q" ~ r ~ "_at + d", T)};
+            let q${r} = ${load(VEC, "q", "q" ~ r ~ "_at + d", T)};
             //# for t in range(TK)
-            s${r}_${t} += ${product("q" ~ r, "k" ~ t)};
+            s${r}_${t} += ${product(VEC, "q" ~ r, "k" ~ t)};
             //# endfor
             //# endfor
         }
@@ -216,7 +177,7 @@ fn main(
         for (var j = 0u; j < count; j += 1u) {
             let j_at = (first_key + j) * stride;
             //# for c in range(TC)
-            let v${c} = ${load("v", "v" ~ c ~ "_at + j_at", T)};
+            let v${c} = ${load(VEC, "v", "v" ~ c ~ "_at + j_at", T)};
             //# endfor
             //# for r in range(0, R, 4)
             let w${r // 4} = probabilities[j * ${BQ // 4}u + row / 4u + ${r // 4}u];
@@ -247,7 +208,7 @@ fn main(
         let one_by_sum = 1.0 / row_factor[row + ${r}u];
         //# for c in range(TC)
         if (mine${c}) {
-            y[q${r}_at + c${c}] = ${store("(y" ~ r ~ "_" ~ c ~ " * one_by_sum)", T)};
+            y[q${r}_at + c${c}] = ${store(VEC, "(y" ~ r ~ "_" ~ c ~ " * one_by_sum)", T)};
         }
         //# endfor
         //# else

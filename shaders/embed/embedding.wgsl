@@ -1,7 +1,7 @@
 // y[l] = table[ids[l]], zeros where ids[l] >= V
 // A dispatch sees rows v_first .. v_first + v_rows of the table and writes only what comes from them; the first of them
 // writes the zeros, too. One invocation per VEC elements of y.
-//# from "lib/storage.wgsl" import storage1, storage4, load1, load4
+//# from "lib/storage.wgsl" import storage, load
 //# include "lib/grid.wgsl"
 
 //# set T = "vec4<f32>" if VEC == 4 else "f32"
@@ -17,7 +17,7 @@ struct Params {
 }
 
 @group(0) @binding(${next()}) var<storage, read> ids: array<u32>;         // [L]
-@group(0) @binding(${next()}) var<storage, read> table: array<${storage4(TABLE) if VEC == 4 else storage1(TABLE)}>;  // [V, C]
+@group(0) @binding(${next()}) var<storage, read> table: array<${storage(VEC, TABLE)}>;  // [V, C]
 @group(0) @binding(${next()}) var<storage, read_write> y: array<${T}>;    // [L, C]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 
@@ -34,7 +34,7 @@ fn main(
     let id = ids[p.ids_at + i / ${UNITS}u];
     if (id >= p.v_first && id - p.v_first < p.v_rows) {
         let source = p.table_at + (id - p.v_first) * ${UNITS}u + i % ${UNITS}u;
-        y[p.y_at + i] = ${load4("table", "source", TABLE) if VEC == 4 else load1("table", "source", TABLE)};
+        y[p.y_at + i] = ${load(VEC, "table", "source", TABLE)};
     } else if (id >= p.v_all && p.v_first == 0u) {
         y[p.y_at + i] = ${T}(0.0);
     }

@@ -36,3 +36,20 @@ Vectors of four need rows whose length is a multiple of four; scalar stores to f
 /*%- else %*/${value}
 /*%- endif -%*/
 /*% endmacro %*/
+/*# The same for templates that are rendered for both: n is 4 for vectors of four, 1 for single elements. #*/
+/*% macro storage(n, T) %*/
+/*%- if n == 4 %*/${storage4(T)}/*% else %*/${storage1(T)}/*% endif -%*/
+/*% endmacro %*/
+/*% macro load(n, buffer, index, T) %*/
+/*%- if n == 4 %*/${load4(buffer, index, T)}/*% else %*/${load1(buffer, index, T)}/*% endif -%*/
+/*% endmacro %*/
+/*% macro store(n, value, T) %*/
+/*%- if n == 4 %*/${store4(value, T)}/*% else %*/${store1(value, T)}/*% endif -%*/
+/*% endmacro %*/
+/*# The product of two such vectors, and the sum of one's elements. #*/
+/*% macro product(n, a, b) %*/
+/*%- if n == 4 %*/dot(${a}, ${b})/*% else %*/${a} * ${b}/*% endif -%*/
+/*% endmacro %*/
+/*% macro total(n, value) %*/
+/*%- if n == 4 %*/dot(${value}, vec4<f32>(1.0))/*% else %*/${value}/*% endif -%*/
+/*% endmacro %*/

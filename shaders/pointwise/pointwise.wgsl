@@ -4,7 +4,7 @@
 // Each invocation takes PER_INVOCATION vectors of VEC elements, a workgroup's width apart, so that neighbours read
 // neighbours. REPEAT says how b's index follows from a's: "same", or "step" when b is longer than a workgroup is wide, so
 // that at most one subtraction takes each step back into it, or "mod".
-//# from "lib/storage.wgsl" import storage1, storage4, load1, load4, store1, store4
+//# from "lib/storage.wgsl" import storage, load, store
 //# include "lib/grid.wgsl"
 //# if ACTIVATION
 //# include "lib/activation.wgsl"
@@ -19,11 +19,11 @@ struct Params {
     b_at: u32,     // where vector 0 of b is
 }
 
-@group(0) @binding(${next()}) var<storage, read> a: array<${storage4(A) if VEC == 4 else storage1(A)}>;        // [..., C]
+@group(0) @binding(${next()}) var<storage, read> a: array<${storage(VEC, A)}>;        // [..., C]
 //# if OP != "activate"
-@group(0) @binding(${next()}) var<storage, read> b: array<${storage4(B) if VEC == 4 else storage1(B)}>;        // [R, C]
+@group(0) @binding(${next()}) var<storage, read> b: array<${storage(VEC, B)}>;        // [R, C]
 //# endif
-@group(0) @binding(${next()}) var<storage, read_write> y: array<${storage4(Y) if VEC == 4 else storage1(Y)}>;  // [..., C]
+@group(0) @binding(${next()}) var<storage, read_write> y: array<${storage(VEC, Y)}>;  // [..., C]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 
 @compute @workgroup_size(${WIDTH})
@@ -43,20 +43,16 @@ fn main(
     for (var n = 0u; n < ${PER_INVOCATION}u; n += 1u) {
         let i = first + n * ${WIDTH}u;
         if (i < p.count) {
-            //# if VEC == 4
-            var x = ${load4("a", "p.a_at + i", A)};
-            //# else
-            var x = ${load1("a", "p.a_at + i", A)};
-            //# endif
+            var x = ${load(VEC, "a", "p.a_at + i", A)};
             //# if ACTIVATION and VEC == 4
             x = ${ACTIVATION}4(x);
             //# elif ACTIVATION
             x = ${ACTIVATION}(x);
             //# endif
             //# if OP != "activate"
-            x = x ${"+" if OP == "add" else "*"} ${load4("b", "p.b_at + j", B) if VEC == 4 else load1("b", "p.b_at + j", B)};
+            x = x ${"+" if OP == "add" else "*"} ${load(VEC, "b", "p.b_at + j", B)};
             //# endif
-            y[p.y_at + i] = ${store4("x", Y) if VEC == 4 else store1("x", Y)};
+            y[p.y_at + i] = ${store(VEC, "x", Y)};
         }
         //# if OP != "activate"
         j += ${WIDTH}u;

@@ -72,12 +72,14 @@ pub struct Shader {
 
 /// Pieces that templates include or import, by path under `shaders/`.
 const LIBRARY: &[(&str, &str)] = &[
+    ("attention/operands.wgsl", include_str!("../../shaders/attention/operands.wgsl")),
     ("conv/operands.wgsl", include_str!("../../shaders/conv/operands.wgsl")),
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
     ("lib/rows.wgsl", include_str!("../../shaders/lib/rows.wgsl")),
     ("lib/storage.wgsl", include_str!("../../shaders/lib/storage.wgsl")),
     ("matmul/operands.wgsl", include_str!("../../shaders/matmul/operands.wgsl")),
+    ("norm/operands.wgsl", include_str!("../../shaders/norm/operands.wgsl")),
 ];
 
 fn environment() -> Result<&'static Environment<'static>, String> {

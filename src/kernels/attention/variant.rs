@@ -153,29 +153,24 @@ impl Variant {
         let ints = |list: &[(&'static str, usize)]| -> Vec<(&'static str, Value)> {
             list.iter().map(|&(name, size)| (name, Value::Int(size as u32))).collect()
         };
-        match self {
-            Self::Tile(tile) => {
-                let mut constants = ints(&[
-                    ("VEC", tile.vec),
-                    ("DC", tile.head_chunks),
-                    ("SLICE", tile.slice),
-                    ("SLICES", self.slices()),
-                    ("BQ", tile.block_queries),
-                    ("BK", tile.across * tile.keys),
-                    ("R", QUERIES),
-                    ("TK", tile.keys),
-                    ("TC", tile.chunks),
-                    ("ACROSS", tile.across),
-                    ("STEP", STAGED_CHUNKS),
-                    ("WIDTH", tile.block_queries / QUERIES * tile.across),
-                ]);
-                constants.push(("STAGED", Value::Bool(tile.staged)));
-                constants.push(("T", Value::Name(profile.storage(sizes.dtype))));
-                constants
-            }
+        let mut constants = match self {
+            Self::Tile(tile) => ints(&[
+                ("VEC", tile.vec),
+                ("DC", tile.head_chunks),
+                ("SLICE", tile.slice),
+                ("SLICES", self.slices()),
+                ("BQ", tile.block_queries),
+                ("BK", tile.across * tile.keys),
+                ("R", QUERIES),
+                ("TK", tile.keys),
+                ("TC", tile.chunks),
+                ("ACROSS", tile.across),
+                ("STEP", STAGED_CHUNKS),
+                ("WIDTH", tile.block_queries / QUERIES * tile.across),
+            ]),
             Self::Broadcast(Broadcast { vec, lanes, lent }) => {
                 let chunks = sizes.head_dim / vec;
-                let mut constants = ints(&[
+                ints(&[
                     ("VEC", *vec),
                     ("DC", chunks),
                     ("TC", chunks.div_ceil(*lanes)),
@@ -184,14 +179,13 @@ impl Variant {
                     ("BK", lanes * BROADCAST_KEYS),
                     ("TK", BROADCAST_KEYS),
                     ("UNROLL", BROADCAST_UNROLL),
-                ]);
-                constants.push(("T", Value::Name(profile.storage(sizes.dtype))));
-                constants
+                ])
             }
             Self::Coop(coop) => {
                 let width = coop.subgroups * coop.subgroup;
                 let rows = coop.subgroups * COOP_QUERIES;
                 ints(&[
+                    ("VEC", 1),
                     ("SIZE", coop.size),
                     ("D", sizes.head_dim),
                     ("BQ", rows),
@@ -201,7 +195,12 @@ impl Variant {
                     ("WIDTH", width),
                 ])
             }
+        };
+        if let Self::Tile(tile) = self {
+            constants.push(("STAGED", Value::Bool(tile.staged)));
         }
+        constants.push(("T", Value::Name(profile.storage(sizes.dtype))));
+        constants
     }
 }
 
