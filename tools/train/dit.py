@@ -118,8 +118,9 @@ def compiled(transformer):
 
 
 def batch_loss(both, batch, c, weight):
-    """Flow matching on one batch."""
-    x0, held, given, ids = batch
+    """Flow matching on one batch. Most of a picture is background, which is soon learned; where things are counts for
+    `thing` times as much."""
+    x0, held, given, ids, there = batch
     encoder, transformer = both
     count = len(x0)
     ids = torch.where(torch.rand(count, 1, device=ids.device) < c["dropout"], latent_stage.empty_row(ids), ids)
@@ -135,8 +136,9 @@ def batch_loss(both, batch, c, weight):
     with run.autocast(), attention():
         states = context(encoder, ids)
         v = transformer(x, t, states, return_dict=False)[0]
-        error = weight * (v.float() - (eps - x0)).square()
-        return (error * ~clean).sum() / ((~clean).sum() * x0.shape[1] * x0.shape[3] * x0.shape[4])
+        error = (weight * (v.float() - (eps - x0)).square()).mean(1, keepdim=True)
+        counts = (1 + (c["thing"] - 1) * there.unsqueeze(1)) * ~clean
+        return (error * counts).sum() / counts.sum()
 
 
 def branches(c):

@@ -4,6 +4,7 @@ A pool holds the clips of every bucket (width, height, frames). Where the device
 replaced before every step; else it is made once and kept in a file.
 """
 
+import functools
 import multiprocessing
 import random
 
@@ -105,9 +106,9 @@ def _tokenizer():
 
 
 def encoded(vae, drawn, own):
-    """(latents, latents as given, which of these are given) of drawn scenes, none whitened; `own` is the share of clips
-    that get the second encoding, the others have zeros there and nothing given."""
-    made, _, known = drawn
+    """(latents, latents as given, which of these are given, captions' ids, where things are) of drawn scenes, none
+    whitened; `own` is the share of clips that get the second encoding, the others have zeros there and nothing given."""
+    made, ids, known = drawn
     clips = world.clips(made)
     x = encode(vae, clips)
     given = torch.zeros(len(made), x.shape[2], dtype=torch.bool, device=x.device)
@@ -116,7 +117,9 @@ def encoded(vae, drawn, own):
     if count:
         held[:count] = encode(vae, filled(clips[:count], known[:count]))
         given[:count] = torch.tensor([latent_known(k) for k in known[:count]], device=x.device)
-    return x, held, given
+    there = world.renderer().presence(made)
+    later = there[:, 1:].unflatten(1, (-1, 4)).any(2) if there.shape[1] > 1 else there[:, 1:]
+    return x, held, given, torch.from_numpy(ids).to(x.device), torch.cat([there[:, :1], later], 1)
 
 
 class Source:
@@ -157,8 +160,8 @@ class Pool:
         found = [[] for _ in self.buckets]
         order = [(i, self.buckets[i]) for _, i in sorted(wanted)]
         for n, (i, drawn) in enumerate(self.source.jobs(order, self._round)):
-            x, held, given = encoded(self.vae, drawn, self.c["own"])
-            found[i].append((x.half(), held.half(), given, torch.from_numpy(drawn[1]).to(x.device)))
+            x, held, *rest = encoded(self.vae, drawn, self.c["own"])
+            found[i].append((x.half(), held.half(), *rest))
             if n % 100 == 0:
                 run.log("latents", rounds=n, of=len(order))
         self.parts = [[torch.cat(column) for column in zip(*rows)] for rows in found]
@@ -182,8 +185,8 @@ class Pool:
         weights = [b[3] for b in self.buckets]
         picked = rng.choices(range(len(self.buckets)), weights, k=rounds)
         for i, drawn in self.source.jobs([(i, self.buckets[i]) for i in picked], self._round):
-            x, held, given = encoded(self.vae, drawn, self.c["own"])
-            new = ((x - self.mean) / self.std, (held - self.mean) / self.std, given, torch.from_numpy(drawn[1]))
+            x, held, *rest = encoded(self.vae, drawn, self.c["own"])
+            new = ((x - self.mean) / self.std, (held - self.mean) / self.std, *rest)
             size = len(self.parts[i][0])
             where = (torch.arange(len(x)) + self.at[i]) % size
             for old, part in zip(self.parts[i], new):
@@ -192,17 +195,17 @@ class Pool:
 
     def sample(self, shared, rng, tokens, known):
         """A batch of about `tokens` of the transformer's tokens of one bucket: latents, latents as given, which are
-        given [B, T], ids. `known`: whether frames are given (else none are)."""
+        given [B, T], ids, where things are [B, T, h, w]. `known`: whether frames are given (else none are)."""
         fit = [i for i, b in enumerate(self.buckets) if b[2] > 1 or not known]
         i = shared.choices(fit, [self.buckets[i][4] for i in fit])[0]
-        x, held, given, ids = self.parts[i]
+        x, held, given, ids, there = self.parts[i]
         t, h, w = x.shape[2:]
         count = max(1, round(tokens / (t * (h // 2) * (w // 2))))
         rows = torch.tensor([rng.randrange(len(x)) for _ in range(count)], device=x.device)
         which = torch.tensor([rng.randrange(ids.shape[1]) for _ in range(count)], device=x.device)
-        x, held, given, ids = x[rows].float(), held[rows].float(), given[rows], ids[rows, which]
+        x, held, given, ids, there = x[rows].float(), held[rows].float(), given[rows], ids[rows, which], there[rows]
         if not known:
-            return x, x, torch.zeros_like(given), ids
+            return x, x, torch.zeros_like(given), ids, there
         # Where a clip has no encoding of its own for what is given, its beginning is.
         causal = []
         for _ in range(count):
@@ -211,7 +214,9 @@ class Pool:
         causal = torch.tensor(causal, device=x.device)
         bare = ~given.any(1)
         held = torch.where(bare.view(-1, 1, 1, 1, 1), x, held)
-        return x, held, torch.where(bare.view(-1, 1), causal, given), ids
+        given = torch.where(bare.view(-1, 1), causal, given)
+        given[given.all(1), 1:] = False  # in short clips everything can be given: something has to be left to do
+        return x, held, given, ids, there
 
 
 def empty_row(ids):
@@ -242,6 +247,7 @@ def whitened(vae):
     return vae
 
 
+@functools.cache
 def ready():
     """The VAE and the pool for a worker: from the files where clips are made once, else made here."""
     c, vae = run.config("latents"), vae_stage.trained()

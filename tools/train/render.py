@@ -83,6 +83,22 @@ class Renderer:
         self._air(canvas, scenes, x, y, height / short / 2, frame, short)
         return canvas.clamp_(0, 1).mul_(2).sub_(1)
 
+    @torch.no_grad()
+    def presence(self, scenes, cell=8):
+        """Where things are: [B, T, H / cell, W / cell], true for cells whose middle is inside the box of one that shows."""
+        first = scenes[0]
+        width, height, short = first.width, first.height, min(first.width, first.height)
+        frame = torch.arange(first.frames, dtype=torch.float32, device=self.device)
+        x = ((torch.arange(width // cell, device=self.device) + 0.5) * cell - width / 2) / short
+        y = ((torch.arange(height // cell, device=self.device) + 0.5) * cell - height / 2) / short
+        pan, zoom = self._camera(scenes, frame)
+        _, cx, cy, size, _, alpha, _ = self._paths(scenes, frame)
+        cx, cy, size = (cx - pan.unsqueeze(1)) * zoom.unsqueeze(1), cy * zoom.unsqueeze(1), size * zoom.unsqueeze(1)
+        box = lambda v: v.unsqueeze(-1).unsqueeze(-1)
+        reach = box(size / 2 + cell / short / 2)
+        inside = ((x - box(cx)).abs() < reach) & ((y.unsqueeze(-1) - box(cy)).abs() < reach) & (box(alpha) > 0.1)
+        return inside.any(1)
+
     def _rows(self, rows):
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 

@@ -21,7 +21,6 @@ import scenes
 import text
 import vae_parallel
 import world
-
 from things import BACKGROUNDS, MOTION, MOTIONS, THINGS
 
 
@@ -63,6 +62,15 @@ class Theatre(unittest.TestCase):
             self.assertLessEqual(clips.abs().max(), 1)
             part = world.clips(made, ((32, 32), [(8, 16), (24, 32)]))
             self.assertLess((part[1] - clips[1, :, :, 32:64, 24:56]).abs().max(), 1e-3)
+
+    def test_presence_is_where_the_drawing_is(self):
+        labels = [(thing, 0, MOTION["right"]) for thing in range(8)]  # on white
+        made = world.batch(random.Random(2), 8, (96, 64), 17, labels, plain=True)
+        drawn = (world.clips(made) - world.clips(made)[:, :, :, :1, :1]).abs().amax(1) > 0.25
+        cells = drawn.unflatten(3, (12, 8)).unflatten(2, (8, 8)).float().mean((3, 5)) > 0.2  # [B, T, 8, 12]
+        there = world.renderer().presence(made)
+        self.assertTrue((there | ~cells).all())
+        self.assertLess(there.float().mean(), 0.5)
 
     def test_captions_name_what_is_there(self):
         rng = random.Random(4)
@@ -171,11 +179,12 @@ class Stages(unittest.TestCase):
         x0 = torch.randn(4, 16, 3, 4, 4)
         ids = latents.token_rows(tokenizer, ["a cat", "a dog", "一只猫", "a fox moves left"])
         given = torch.tensor([[True, False, False]] * 4)
+        there = torch.rand(4, 3, 4, 4) < 0.3
         optimizer = optim.Both(encoder, transformer, c)
         losses = []
         for step in range(12):
             torch.manual_seed(2)
-            loss = dit.batch_loss(both, (x0, x0, given, ids), c, torch.ones(1, 16, 1, 1, 1))
+            loss = dit.batch_loss(both, (x0, x0, given, ids, there), c, torch.ones(1, 16, 1, 1, 1))
             loss.backward()
             optimizer.step(1e-3)
             losses.append(loss.item())
@@ -184,9 +193,9 @@ class Stages(unittest.TestCase):
         spoiled[:, :, 0] = 100.0  # the answer at the given frame does not matter, only what is given
         with torch.no_grad():
             torch.manual_seed(2)
-            a = dit.batch_loss(both, (x0, x0, given, ids), c, torch.ones(1, 16, 1, 1, 1))
+            a = dit.batch_loss(both, (x0, x0, given, ids, there), c, torch.ones(1, 16, 1, 1, 1))
             torch.manual_seed(2)
-            b = dit.batch_loss(both, (spoiled, x0, given, ids), c, torch.ones(1, 16, 1, 1, 1))
+            b = dit.batch_loss(both, (spoiled, x0, given, ids, there), c, torch.ones(1, 16, 1, 1, 1))
         self.assertEqual(a.item(), b.item())
 
 
