@@ -12,10 +12,15 @@ use crate::device::gpu;
 use crate::golden::{Golden, count, pipeline, text};
 use crate::pipelines::{compare, request, worst_frame};
 
-/// A golden pipeline whose tokens have timesteps of their own: a copy with another model_index.json.
+/// A golden pipeline that takes known frames. Where it does not as it stands, its tokens get timesteps of their own by
+/// another model_index.json.
 fn open(name: &str, class: &str) -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&pipeline(name), folder.path());
+    if name == "e" {
+        let model = Model::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
+        return (folder, model);
+    }
     let path = folder.path().join("model_index.json");
     let mut index: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
     index["expand_timesteps"] = true.into();
@@ -98,6 +103,10 @@ fn what_cannot_be_known_is_refused() {
     let plain = Model::open(pipeline("b")).unwrap_or_else(|e| panic!("{e}"));
     let error = Settings::resolve(&plain, &asked).expect_err("refused");
     assert!(matches!(error, Error::Request { .. }) && error.to_string().contains("expand_timesteps"), "{error}");
+    // What animates pictures wants one.
+    let (_folder, animates) = open("e", "");
+    let error = Settings::resolve(&animates, &Request::new("a")).expect_err("refused").to_string();
+    assert!(error.contains("--image"), "{error}");
     let late = Request { known: vec![Known { start: 99, ..asked.known[0].clone() }], ..asked.clone() };
     let error = Settings::resolve(&model, &late).expect_err("refused").to_string();
     assert!(error.contains("frame 99") && error.contains("81"), "{error}");

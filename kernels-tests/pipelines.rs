@@ -47,7 +47,8 @@ pub(crate) fn compare(engine: &Engine, model: &Model, request: &Request, golden:
     let error = distance(&video.latents.to_f64(), &golden.tensor(case, "latents").to_f64());
     let decibels = worst_frame(&frames, &golden.tensor(case, "frames"));
     println!("{}: latents {error:.1e}, worst frame {decibels:.1} dB", text(case, "key"));
-    assert!(error < 2e-3, "{}: latents {error:e}", text(case, "key"));
+    // The house asks for 2e-3; a tensor that is hardly felt can do less than that (`tools/reference/wanref/sensitivity.py`).
+    assert!(error < 1e-4, "{}: latents {error:e}", text(case, "key"));
     assert!(decibels > 50.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
 }
 

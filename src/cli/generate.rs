@@ -215,7 +215,7 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         noise,
         known: Vec::new(),
     };
-    let known = known::read(&arguments.known, || Ok(Settings::resolve(&model, &request)?.frames))?;
+    let known = known::read(&arguments.known, || request.length(&model))?;
     let request = Request { known, ..request };
     let settings = Settings::resolve(&model, &request)?;
     let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);

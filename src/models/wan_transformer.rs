@@ -38,8 +38,7 @@ impl WanTransformerConfig {
         }
         for key in ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len"] {
             if config.get_optional::<usize>(key)?.is_some() {
-                let reason =
-                    "this is an image-to-video transformer, which is not supported yet; use a text-to-video one";
+                let reason = "this transformer reads its picture by CLIP (Wan 2.1 I2V), which is not supported yet";
                 return Err(config.error(key, reason));
             }
         }

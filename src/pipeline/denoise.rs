@@ -47,8 +47,8 @@ pub struct Given<'a> {
 
 /// Denoises the noise and returns the latents \[1, C, F, h, w\].
 ///
-/// The transformer sees known frames clean and at timestep 0 at every step, whatever the sampler makes of them, and the
-/// result has them as they were given: `first_frame_mask` of diffusers' `WanImageToVideoPipeline`, for any frames.
+/// What the transformer sees besides the sampler's latents, and what the result has in their place, is the
+/// [`Condition`]'s matter.
 pub fn denoise(
     gpu: &Gpu,
     model: &Model,
@@ -82,9 +82,7 @@ pub fn denoise(
             expert = Some((low, program));
         }
         let Some((_, program)) = &expert else { continue };
-        let times = given.condition.map_or(vec![time], |condition| {
-            condition.known.iter().map(|&known| if known { 0.0 } else { time }).collect()
-        });
+        let times = given.condition.map_or(vec![time], |condition| condition.times(time));
         program.write("time", &HostTensor::from_f32([times.len()], &times))?;
         let (unconditional, conditional) = guidance.weights(low);
         let weights: &[f32] = if guidance.is_on() { &[conditional, unconditional] } else { &[conditional] };
@@ -100,7 +98,10 @@ pub fn denoise(
         observer(Event::Progress { phase: Phase::Denoise, step: i + 1, steps, fraction })?;
     }
     let result = gpu.read(slot(Slot::Sample)?)?;
-    let result = given.condition.map_or_else(|| result.clone(), |condition| condition.apply(&result));
+    let result = match given.condition {
+        Some(condition) => condition.result(result),
+        None => result,
+    };
     if !result.to_f32().iter().all(|v| v.is_finite()) {
         let hint =
             if compute == DType::F16 { "try --precision f32" } else { "try other settings, or check the weights" };
@@ -161,13 +162,10 @@ fn compile(
         })
         .collect();
     let context = TextContext { blocks, key_bias: graph.constant(text.key_bias.clone()) };
-    let mut latents = input("sample", sample);
-    let mut times = 1;
-    if let Some(condition) = condition {
-        latents = latents.mul(graph.constant(condition.unknown())).add(graph.constant(condition.latents.clone()));
-        times = condition.known.len();
-    }
-    let answers = transformer.forward(latents, graph.input("time", [times], DType::F32), &context, compute);
+    let latents = input("sample", sample);
+    let seen = condition.map_or(latents, |condition| condition.input(latents));
+    let times = condition.map_or(1, |condition| condition.times(0.0).len());
+    let answers = transformer.forward(seen, graph.input("time", [times], DType::F32), &context, compute);
     let guided = guide(answers, sample.ty());
     graph.assign(input("velocity", velocity), guided);
     let mut tensors: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&bound).collect();

@@ -114,7 +114,7 @@ impl Engine {
         denoise::check_memory(&self.gpu, model, &settings)?;
         decode::check_memory(&self.gpu, model, &settings)?;
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
-        let condition = condition::encode(&self.gpu, model, &settings, observer)?;
+        let condition = condition::condition(&self.gpu, model, &settings, observer)?;
         let noise = settings.noise.clone().unwrap_or_else(|| randn(settings.latents, settings.seed));
         let given = denoise::Given { text: &text, condition: condition.as_ref(), noise: &noise };
         let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, observer)?;

@@ -8,11 +8,13 @@ mod decode;
 mod denoise;
 mod encode;
 mod engine;
+mod known;
 mod model;
 mod request;
 mod stream;
 
-pub use condition::{Condition, Known};
+pub use condition::{Condition, Conditioning};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};
+pub use known::Known;
 pub use model::{Defaults, Model};
 pub use request::{Precision, Request, Settings};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::Conditioning;
 use crate::error::{Error, Result};
 use crate::models::umt5::{Umt5, Umt5Config};
 use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
@@ -22,8 +23,7 @@ pub struct Model {
     pub(super) vae: WanVaeDecoder,
     /// Read when it is first needed: most runs do without.
     vae_encoder: OnceLock<WanVaeEncoder>,
-    /// Whether tokens have timesteps of their own, so that frames can be known beforehand.
-    expand_timesteps: bool,
+    conditioning: Conditioning,
     sampler: SamplerConfig,
     defaults: Defaults,
     archives: Vec<(&'static str, Archive)>,
@@ -174,12 +174,10 @@ impl Model {
         let expand_timesteps = index.get_or("expand_timesteps", false)?;
         match index.class() {
             Some("WanPipeline") => {}
-            Some("WanImageToVideoPipeline") if expand_timesteps => {}
+            Some("WanImageToVideoPipeline") => {}
             Some(other) => {
-                let reason = format!(
-                    "`{other}` is not supported yet, only `WanPipeline` and, with expand_timesteps, \
-                     `WanImageToVideoPipeline`"
-                );
+                let reason =
+                    format!("`{other}` is not supported yet, only `WanPipeline` and `WanImageToVideoPipeline`");
                 return Err(index.error("_class_name", reason));
             }
             None => return Err(index.error("_class_name", "is missing: this is no diffusers pipeline")),
@@ -210,6 +208,14 @@ impl Model {
         let text_encoder = Umt5::load(&text_archive, Umt5Config::read(&text_config)?)?;
         let transformer = WanTransformer::load(&transformer_archive, WanTransformerConfig::read(&transformer_config)?)?;
         let vae = WanVaeDecoder::load(&vae_archive, WanVaeConfig::read(&vae_config)?)?;
+        // A patch of several latent frames would have to be known in part.
+        let conditioning = if expand_timesteps && transformer.patch()[0] == 1 {
+            Conditioning::Timesteps
+        } else if transformer.in_channels() > transformer.out_channels() {
+            Conditioning::Channels
+        } else {
+            Conditioning::None
+        };
 
         let boundary: Option<f64> = index.get_optional("boundary_ratio")?;
         let transformer_low = match boundary {
@@ -238,7 +244,7 @@ impl Model {
             transformer_low,
             vae,
             vae_encoder: OnceLock::new(),
-            expand_timesteps,
+            conditioning,
             sampler,
             defaults,
             archives,
@@ -260,11 +266,13 @@ impl Model {
         let transformers = [Some(&self.transformer), self.transformer_low.as_ref().map(|low| &low.transformer)];
         for transformer in transformers.into_iter().flatten() {
             let (takes, gives) = (transformer.in_channels(), transformer.out_channels());
-            if takes != gives || takes != self.vae.channels() {
+            let (z, masks) = (self.vae.channels(), self.vae.temporal_factor());
+            let further = if self.conditioning == Conditioning::Channels { masks + z } else { 0 };
+            if takes != z + further || gives != z {
                 let reason = format!(
-                    "it takes {takes} channels and gives {gives}, and the VAE has {}: this is not a text-to-video \
-                     transformer for this VAE",
-                    self.vae.channels()
+                    "it takes {takes} channels and gives {gives}, and the VAE has {z}: with this VAE, a transformer takes \
+                     {z}, or {} with a picture, and gives {z}",
+                    2 * z + masks
                 );
                 return misfit("transformer", reason);
             }
@@ -308,10 +316,9 @@ impl Model {
         self.transformer_low.is_some()
     }
 
-    /// Whether frames can be known beforehand: a picture to begin with, a video to go on from.
-    pub fn takes_known_frames(&self) -> bool {
-        // A patch of several latent frames would have to be known in part.
-        self.expand_timesteps && self.transformer.patch()[0] == 1
+    /// How it is told of frames that are known beforehand: a picture to begin with, a video to go on from.
+    pub fn conditioning(&self) -> Conditioning {
+        self.conditioning
     }
 
     /// The VAE's encoder.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Defaults, Known, Model, condition};
+use super::{Conditioning, Defaults, Known, Model, known};
 use crate::error::{Error, Result};
 use crate::graph::{DeviceKind, DeviceProfile};
 use crate::media::Frame;
@@ -48,6 +48,14 @@ impl Request {
     /// A request with the model's defaults.
     pub fn new(prompt: impl Into<String>) -> Self {
         Self { prompt: prompt.into(), ..Self::default() }
+    }
+
+    /// How many frames the video will have.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the length or the rate cannot be.
+    pub fn length(&self, model: &Model) -> Result<usize> {
+        frames(model, self, rate(model, self)?)
     }
 }
 
@@ -149,12 +157,9 @@ impl Settings {
         check_side("width", width, columns, model.longest_axis())?;
         check_side("height", height, rows, model.longest_axis())?;
 
-        let fps = request.fps.unwrap_or(defaults.fps);
-        if !fps.is_finite() || fps <= 0.0 || fps > 1000.0 {
-            return Err(Error::request("--fps", format!("{fps} is not a rate; 8 to 60 is usual")));
-        }
+        let fps = rate(model, request)?;
         let frames = frames(model, request, fps)?;
-        let known = condition::placed(&request.known, frames)?;
+        let known = known::placed(&request.known, frames)?;
         let steps = request.steps.unwrap_or(defaults.steps);
         if !(1..=MAX_STEPS).contains(&steps) {
             return Err(Error::request("--steps", format!("{steps} steps cannot be run; take 1 to {MAX_STEPS}")));
@@ -208,17 +213,23 @@ impl Settings {
     }
 }
 
-/// Refuses known frames where the model takes none.
+/// Refuses known frames where the model takes none, and none where it needs some.
 fn check_known(model: &Model, request: &Request) -> Result<()> {
-    if !request.known.is_empty() && !model.takes_known_frames() {
-        let reason = format!(
-            "`{}` makes videos from text alone; pictures take a model with expand_timesteps in its model_index.json, such as \
-             Wan 2.2 TI2V-5B",
-            model.name()
-        );
-        return Err(Error::request("known frames", reason));
+    match model.conditioning() {
+        Conditioning::None if !request.known.is_empty() => {
+            let reason = format!(
+                "`{}` makes videos from text alone; pictures take a model such as Wan 2.2 TI2V-5B (with expand_timesteps \
+                 in its model_index.json) or I2V-A14B",
+                model.name()
+            );
+            Err(Error::request("known frames", reason))
+        }
+        Conditioning::Channels if request.known.is_empty() => {
+            let reason = format!("`{}` animates a picture: give it one with --image", model.name());
+            Err(Error::request("known frames", reason))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A size of about the default's area in the shape of a picture (the `max_area` of Wan's image-to-video examples).
@@ -241,6 +252,15 @@ fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Resul
         return Err(Error::request("--size", reason));
     }
     Ok(())
+}
+
+/// Frames a second.
+fn rate(model: &Model, request: &Request) -> Result<f64> {
+    let fps = request.fps.unwrap_or(model.defaults().fps);
+    if !fps.is_finite() || fps <= 0.0 || fps > 1000.0 {
+        return Err(Error::request("--fps", format!("{fps} is not a rate; 8 to 60 is usual")));
+    }
+    Ok(fps)
 }
 
 /// The number of frames: 1, 1 + f, 1 + 2 f... for a VAE that makes f frames of a latent one.

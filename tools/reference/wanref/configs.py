@@ -22,6 +22,8 @@ class Config:
     dtype: torch.dtype  # of the saved weights
     shard: str | None = None  # the largest shard of transformer and text encoder
     expand_timesteps: bool = False  # tokens have timesteps of their own
+    boundary: float | None = None  # a second transformer below this share of the timesteps
+    image: bool = False  # WanImageToVideoPipeline
     contrast: float = 1.0  # of the frames: scales the last convolution so that they fill 0..1 with little clamped
 
 
@@ -86,6 +88,23 @@ CONFIGS = {
             shift=5.0,
             dtype=torch.float32,
             expand_timesteps=True,
+            contrast=1.0,
+        ),
+        # As Wan 2.2 I2V-A14B: two transformers, the picture in further channels.
+        Config(
+            name="e",
+            transformer=dict(
+                num_attention_heads=2, attention_head_dim=20, num_layers=2, ffn_dim=48, text_dim=24, freq_dim=32, in_channels=14, out_channels=5
+            ),
+            text=dict(d_model=24, num_heads=3, d_kv=8, d_ff=40, num_layers=2),
+            vae=dict(base_dim=4, num_res_blocks=1, z_dim=5, dim_mult=[1, 2, 2, 3]),
+            tokenizer="unigram",
+            vocab=320,
+            sampler="unipc",
+            shift=5.0,
+            dtype=torch.float16,
+            boundary=0.9,
+            image=True,
             contrast=1.0,
         ),
     )

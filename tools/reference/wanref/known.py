@@ -1,4 +1,4 @@
-"""Runs with known frames: WanImageToVideoPipeline and WanPipeline with `expand_timesteps`, on pipelines b, c and d."""
+"""Runs with known frames: WanImageToVideoPipeline and WanPipeline with `expand_timesteps`, on pipelines b, c and d, and as it is on e."""
 
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
@@ -24,6 +24,10 @@ CASES = [
     ("d", "plain", "empty", (64, 32, 9), 3, 5.0, None, None, 12, {}),
     ("d", "chinese", "negative", (32, 64, 9), 4, 3.0, None, None, 13, {0: (1, 100, 90)}),
     ("d", "emoji", "empty", (32, 32, 17), 3, 5.0, "unipc-wan", 8.0, 14, {0: (5, 32, 32), 16: (1, 64, 64)}),
+    ("e", "plain", "empty", (48, 32, 9), 4, 5.0, None, None, 15, {0: (1, 60, 50)}),
+    ("e", "chinese", "negative", (32, 48, 13), 5, 3.0, "unipc-wan", 8.0, 16, {0: (1, 32, 48), 12: (1, 30, 30)}),
+    ("e", "emoji", "empty", (32, 32, 1), 4, 1.0, None, None, 17, {0: (1, 32, 32)}),
+    ("e", "long", "empty", (32, 32, 13), 3, 4.0, "euler", None, 18, {0: (3, 32, 32), 7: (2, 20, 20)}),
 ]
 
 ABOUT = """\
@@ -31,7 +35,9 @@ As pipelines.json, with `expand_timesteps` true. known[]: `start`, `count`, `wid
 [count, height, width, 3] in 0..255; another size than the video's is resized by the pipeline's video processor.
 Without known frames: WanPipeline. With the first alone: WanImageToVideoPipeline(image=PIL.Image). Other sets: the same pipeline, whose
 prepare_latents gives, as its condition, the latents of a video in which every frame shows the nearest known one (the earlier of two),
-and, as its mask, 0 for the latent frames with any known frame."""
+and, as its mask, 0 for the latent frames with any known frame. Pipeline e has no timestep for every token: the picture comes in
+further channels, the last frame is diffusers' `last_image`, and for other sets prepare_latents does with any frames, grey where nothing is
+known, what it does with these."""
 
 
 def picture(width: int, height: int, generator: torch.Generator) -> torch.Tensor:
@@ -54,18 +60,28 @@ class KnownPipeline(WanImageToVideoPipeline):
             return self.known[min(self.known, key=lambda at: (abs(at - frame), at))]
 
         video = torch.cat([resized(self, nearest(frame), width, height) for frame in range(num_frames)], 2)
+        if not self.config.expand_timesteps:
+            grey = torch.zeros(1, 3, 1, height, width)
+            video = torch.cat([resized(self, self.known[i], width, height) if i in self.known else grey for i in range(num_frames)], 2)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (self.vae.config.latents_mean, self.vae.config.latents_std))
         condition = (self.vae.encode(video).latent_dist.mode() - mean) * (1.0 / std)
+        if latents is None:
+            latents = torch.randn(condition.shape, generator=generator)
+        if not self.config.expand_timesteps:
+            shown = torch.tensor([float(i in self.known) for i in range(num_frames)])
+            shown = torch.cat([shown[:1].repeat(4), shown[1:]]).view(-1, 4).T.reshape(1, 4, -1, 1, 1)
+            return latents, torch.cat([shown.expand(-1, -1, -1, *condition.shape[3:]), condition], 1)
         mask = torch.ones(1, 1, *condition.shape[2:])
         for frame in self.known:
             mask[:, :, (frame + 3) // 4] = 0
-        if latents is None:
-            latents = torch.randn(condition.shape, generator=generator)
         return latents, condition, mask
 
 
 def parts(pipe) -> dict:
-    return {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")}
+    found = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")}
+    if pipe.config.boundary_ratio is not None:
+        found |= {"transformer_2": pipe.transformer_2, "boundary_ratio": pipe.config.boundary_ratio}
+    return found
 
 
 def make(store: Store) -> None:
@@ -86,14 +102,17 @@ def make(store: Store) -> None:
             pictures = torch.stack([picture(w, h, generator) for _ in range(count)])
             tensors[f"{key}.known.{start}"] = pictures.half()  # whole numbers to 255 are exact
             shown |= {start + i: pictures[i] for i in range(count)}
+        expand = not config.image
         if not shown:
             pipe, given = WanPipeline(**parts(plain), expand_timesteps=True), {}
         else:
-            image = Image.fromarray(shown[min(shown)].numpy())
-            pipe, given = WanImageToVideoPipeline(**parts(plain), expand_timesteps=True), {"image": image}
-            if list(shown) != [0]:
-                pipe = KnownPipeline(**parts(plain), expand_timesteps=True)
-                pipe.known = shown
+            given = {"image": Image.fromarray(shown[min(shown)].numpy())}
+            ends = {0, frames - 1} if config.image else {0}
+            kind = WanImageToVideoPipeline if set(shown) in ({0}, ends) else KnownPipeline
+            pipe = kind(**parts(plain), expand_timesteps=expand)
+            pipe.known = shown
+            if kind is WanImageToVideoPipeline and len(shown) > 1:
+                given["last_image"] = Image.fromarray(shown[frames - 1].numpy())
         pipe.set_progress_bar_config(disable=True)
 
         def call(output_type: str, latents=None):

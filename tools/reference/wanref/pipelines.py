@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import UMT5Config, UMT5EncoderModel
 from transformers.utils import logging as transformers_logging
@@ -24,14 +24,20 @@ def build(config: Config) -> WanPipeline:
     seed = SEED + ord(config.name)
     tokens = tokenizer.build(config.tokenizer, config.vocab)
     text = UMT5EncoderModel(UMT5Config(vocab_size=len(tokens), **config.text)).eval()
-    transformer = WanTransformer3DModel(**{"in_channels": 16, "out_channels": 16, **config.transformer}).eval()
+    shape = {"in_channels": 16, "out_channels": 16, **config.transformer}
+    transformers = [WanTransformer3DModel(**shape).eval() for _ in range(2 if config.boundary else 1)]
     vae = AutoencoderKLWan(**config.vae, **latent_statistics(config, seed)).eval()
-    for number, module in enumerate((text, transformer, vae)):
+    for number, module in enumerate((text, transformers[0], vae, *transformers[1:])):
         weights.fill(module, seed + number, config.contrast)
-    return WanPipeline(
-        tokenizer=tokens, text_encoder=text, vae=vae, transformer=transformer,
-        scheduler=scheduler(config.sampler, config.shift), expand_timesteps=config.expand_timesteps,
-    )  # fmt: skip
+    parts = {"tokenizer": tokens, "text_encoder": text, "vae": vae, "transformer": transformers[0]}
+    parts["scheduler"] = scheduler(config.sampler, config.shift)
+    if config.boundary:
+        parts |= {"transformer_2": transformers[1], "boundary_ratio": config.boundary}
+    return pipeline_class(config)(**parts, expand_timesteps=config.expand_timesteps)
+
+
+def pipeline_class(config: Config):
+    return WanImageToVideoPipeline if config.image else WanPipeline
 
 
 def latent_statistics(config: Config, seed: int) -> dict:
@@ -72,7 +78,7 @@ def save_mixed(pipe: WanPipeline, config: Config, folder: Path) -> None:
 
 def load(root: Path, name: str, dtype: torch.dtype | None = torch.float32) -> WanPipeline:
     """The stored pipeline with every part in `dtype`; with None as `from_pretrained(folder)` gives it."""
-    pipe = WanPipeline.from_pretrained(root / "pipelines" / name, dtype=dtype, local_files_only=True)
+    pipe = pipeline_class(CONFIGS[name]).from_pretrained(root / "pipelines" / name, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
