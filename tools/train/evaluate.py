@@ -157,8 +157,11 @@ class Evaluation:
         for key, wanted in (("thing", "90"), ("background", "95"), ("motion", "85"), ("all", "75")):
             self.row(f"text to video: {key}", f">= {wanted}%", f"{both[key]}% of {both['of']}")
         for name, chinese in (("English", 0), ("Chinese", 1)):
-            part = recognise.share([f for i, f in enumerate(found) if i // 13 % 2 == chinese])
-            self.row(f"prompts in {name}: all three", "within 5", f"{part.get('all')}% of {part.get('of')}")
+            part = [f for i, f in enumerate(found) if i // 13 % 2 == chinese]
+            if part:
+                part = recognise.share(part)
+                each = ", ".join(f"{key} {part[key]}%" for key in ("thing", "background", "motion"))
+                self.row(f"prompts in {name}: all three", "within 5", f"{part['all']}% of {part['of']} ({each})")
         for i, motion in enumerate(MOTION):
             part = recognise.share([f for f, x in zip(found, labels) if x[2] == i])
             run.log("evaluate", of_motion=motion, **part)

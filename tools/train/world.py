@@ -1,7 +1,13 @@
-"""The theatre for the stages: batches of scenes as tensors, of one size and length each."""
+"""The theatre for the stages: batches of scenes as tensors, of one size and length each.
+
+`./python world.py SEED` shows some of it.
+"""
 
 import functools
+import random
+import sys
 
+import captions
 import render
 import run
 import scenes
@@ -39,3 +45,18 @@ def windows(rng, made, side):
             corner.append(min(max(round(middle - side / 2), 0), length - side))
         corners.append(corner)
     return (side, side), corners
+
+
+def show(seed=1, rows=14, size=(96, 64)):
+    """Writes out/theatre.png, scenes to look at, one a row, and prints what is said of them."""
+    import vae as vae_stage  # which draws its scenes from here
+
+    rng = random.Random(seed)
+    made = batch(rng, rows, size, 17)
+    for s in made:
+        print(captions.caption(rng, s, False), "|", captions.caption(rng, s, True))
+    vae_stage.sheet(run.OUT / "theatre.png", *(vae_stage.to_bytes(c)[::2] for c in clips(made)), scale=1)
+
+
+if __name__ == "__main__":
+    show(*map(int, sys.argv[1:]))
