@@ -321,8 +321,12 @@ fn summary(settings: &Settings, model: &Model, precision: DType, device: &str) -
     let (sampler, shift) = (settings.sampler.sampler, settings.sampler.shift);
     let low = settings.guidance_low.map(|low| format!(" ({low} at low noise)")).unwrap_or_default();
     let length = *frames as f64 / fps;
+    let given = match settings.known.iter().map(|known| known.pixels.len()).sum() {
+        0 => String::new(),
+        given => format!(", {given} of them given"),
+    };
     format!(
-        "{width}x{height}, {frames} frames ({length:.1} s at {fps} a second), {steps} steps of {sampler}, guidance \
+        "{width}x{height}, {frames} frames ({length:.1} s at {fps} a second{given}), {steps} steps of {sampler}, guidance \
          {guidance}{low}, shift {shift}, seed {seed}\nmodel {}, {precision} on {device}",
         model.name()
     )
@@ -354,6 +358,7 @@ fn start(settings: &Settings, model: &Model, precision: DType, device: &str, out
         ("guidance_low", json!(settings.guidance_low)),
         ("shift", json!(settings.sampler.shift)),
         ("sampler", json!(settings.sampler.sampler.name())),
+        ("known", settings.known.iter().map(|k| json!({"start": k.start, "count": k.pixels.len()})).collect()),
         ("precision", json!(precision.name())),
         ("model", json!(model.name())),
         ("device", json!(device)),
