@@ -132,7 +132,7 @@ fn write(folder: &Path, pictures: &[Frame]) -> String {
 fn pictures_and_clips_are_given_on_the_command_line() {
     let golden = Golden::open("known");
     let cases = golden.list("cases");
-    // Every case of this sampler, whose settings the command line can say: a picture, a clip, a picture at both ends.
+    // Every case in which something is known, as a user would say it: a picture, a clip, a picture at the end.
     let mut ways = std::collections::BTreeSet::new();
     for case in cases.iter().filter(|case| case["known"] != Value::Array(vec![])) {
         let (model_folder, _model) = open(text(case, "pipeline"), "WanPipeline");

@@ -1,4 +1,4 @@
-//! The networks, one file each; they read like the papers and know nothing of devices.
+//! The networks, one file or folder each; they read like the papers and know nothing of devices.
 
 pub mod umt5;
 pub mod wan_transformer;
