@@ -1,0 +1,58 @@
+//! What a model makes when a request leaves it open.
+
+use crate::error::Result;
+use crate::weights::Config;
+
+/// What a model makes when a request leaves it open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Defaults {
+    /// Columns of pixels.
+    pub width: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Frames of video.
+    pub frames: usize,
+    /// Frames a second.
+    pub fps: f64,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of guidance.
+    pub guidance: f64,
+    /// The same for a low-noise expert, when it differs.
+    pub guidance_low: Option<f64>,
+    /// What the video does not show.
+    pub negative: String,
+}
+
+impl Default for Defaults {
+    /// `WanPipeline`'s of diffusers: 81 frames of 832x480 at 16 a second in 50 steps.
+    fn default() -> Self {
+        Self {
+            width: 832,
+            height: 480,
+            frames: 81,
+            fps: 16.0,
+            steps: 50,
+            guidance: 5.0,
+            guidance_low: None,
+            negative: String::new(),
+        }
+    }
+}
+
+impl Defaults {
+    /// Those of a `defaults.json`, the usual ones where it says nothing.
+    pub(super) fn read(config: &Config) -> Result<Self> {
+        let usual = Self::default();
+        Ok(Self {
+            width: config.get_or("width", usual.width)?,
+            height: config.get_or("height", usual.height)?,
+            frames: config.get_or("frames", usual.frames)?,
+            fps: config.get_or("fps", usual.fps)?,
+            steps: config.get_or("steps", usual.steps)?,
+            guidance: config.get_or("guidance", usual.guidance)?,
+            guidance_low: config.get_optional("guidance_low")?,
+            negative: config.get_or("negative", usual.negative)?,
+        })
+    }
+}

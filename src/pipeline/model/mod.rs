@@ -1,0 +1,227 @@
+//! A model: networks, tokenizer and settings, put together from parts wherever they come from.
+
+mod defaults;
+mod diffusers;
+mod parts;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+pub use defaults::Defaults;
+use diffusers::Source;
+use parts::{Part, Parts};
+
+use super::Conditioning;
+use crate::error::{Error, Result};
+use crate::models::umt5::{Umt5, Umt5Config};
+use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use crate::models::wan_vae::{WanVaeConfig, WanVaeDecoder, WanVaeEncoder};
+use crate::sampling::SamplerConfig;
+use crate::text::Tokenizer;
+use crate::weights::{Archive, Fingerprint};
+
+/// A text-to-video model on the host: weights mapped, nothing on a device yet. It can be shared by many requests.
+pub struct Model {
+    name: String,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) text_encoder: Umt5,
+    pub(super) transformer: WanTransformer,
+    /// The low-noise expert of models with two.
+    pub(super) transformer_low: Option<Expert>,
+    pub(super) vae: WanVaeDecoder,
+    /// Read when it is first needed: most runs do without.
+    vae_encoder: OnceLock<WanVaeEncoder>,
+    conditioning: Conditioning,
+    sampler: SamplerConfig,
+    defaults: Defaults,
+    archives: Vec<(&'static str, Archive)>,
+    texts: Vec<(String, Vec<u8>)>,
+    hash: OnceLock<String>,
+}
+
+/// A second transformer, for timesteps below a boundary.
+pub(super) struct Expert {
+    pub transformer: WanTransformer,
+    /// Share of the training timesteps from which on the first transformer is used.
+    pub boundary: f64,
+}
+
+impl Model {
+    /// Opens a pipeline folder in the diffusers layout.
+    ///
+    /// # Errors
+    /// When a part is missing or broken, or the folder holds another kind of pipeline.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let meta = std::fs::metadata(folder).map_err(|error| Error::io(folder, error))?;
+        if !meta.is_dir() {
+            return Err(Error::model(
+                folder,
+                "a model is a folder in the diffusers layout, with model_index.json in it",
+            ));
+        }
+        let name =
+            folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
+        Self::load(Source::Folder(folder).parts(name)?)
+    }
+
+    /// The small model inside the binary.
+    ///
+    /// # Errors
+    /// When this build has none (the feature `embedded` is off).
+    pub fn embedded() -> Result<Self> {
+        Self::load(Source::Memory(crate::embedded::files()?).parts("embedded".into())?)
+    }
+
+    fn load(parts: Parts) -> Result<Self> {
+        let text_encoder = Umt5::load(&parts.text_encoder.archive, Umt5Config::read(&parts.text_encoder.config)?)?;
+        let transformer = build_transformer(&parts.transformer)?;
+        let vae = WanVaeDecoder::load(&parts.vae.archive, WanVaeConfig::read(&parts.vae.config)?)?;
+        // A patch of several latent frames would have to be known in part.
+        let conditioning = if parts.index.expand_timesteps && transformer.patch()[0] == 1 {
+            Conditioning::Timesteps
+        } else if transformer.in_channels() > transformer.out_channels() {
+            Conditioning::Channels
+        } else {
+            Conditioning::None
+        };
+        let transformer_low = match (&parts.transformer_low, parts.index.boundary) {
+            (Some(part), Some(boundary)) => Some(Expert { transformer: build_transformer(part)?, boundary }),
+            _ => None,
+        };
+        let model = Self {
+            archives: parts.networks().map(|part| (part.role, part.archive.clone())).collect(),
+            name: parts.name,
+            tokenizer: parts.tokenizer,
+            text_encoder,
+            transformer,
+            transformer_low,
+            vae,
+            vae_encoder: OnceLock::new(),
+            conditioning,
+            sampler: parts.sampler,
+            defaults: parts.defaults,
+            texts: parts.texts,
+            hash: OnceLock::new(),
+        };
+        model.check_fit(&parts.tokenizer_path, parts.transformer.archive.path())?;
+        Ok(model)
+    }
+
+    /// Whether the parts fit each other.
+    fn check_fit(&self, tokenizer: &Path, path: &Path) -> Result<()> {
+        let transformers = [Some(&self.transformer), self.transformer_low.as_ref().map(|low| &low.transformer)];
+        for transformer in transformers.into_iter().flatten() {
+            let (takes, gives) = (transformer.in_channels(), transformer.out_channels());
+            let (z, masks) = (self.vae.channels(), self.vae.temporal_factor());
+            let further = if self.conditioning == Conditioning::Channels { masks + z } else { 0 };
+            if takes != z + further || gives != z {
+                let reason = format!(
+                    "it takes {takes} channels and gives {gives}, and the VAE has {z}: with this VAE, a transformer takes \
+                     {z}, or {} with a picture, and gives {z}",
+                    2 * z + masks
+                );
+                return Err(Error::model(path, reason));
+            }
+            if transformer.text_dim() != self.text_encoder.dim() {
+                let reason = format!(
+                    "it takes text of {} features, the text encoder gives {}",
+                    transformer.text_dim(),
+                    self.text_encoder.dim()
+                );
+                return Err(Error::model(path, reason));
+            }
+        }
+        if self.tokenizer.vocabulary() > self.text_encoder.vocabulary() {
+            let reason = format!(
+                "it has {} tokens, the text encoder knows {}",
+                self.tokenizer.vocabulary(),
+                self.text_encoder.vocabulary()
+            );
+            return Err(Error::model(tokenizer, reason));
+        }
+        Ok(())
+    }
+
+    /// The folder's name, or `embedded`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it makes when a request leaves it open.
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    /// The sampler of its scheduler config.
+    pub fn sampler(&self) -> &SamplerConfig {
+        &self.sampler
+    }
+
+    /// Whether it has a second transformer for low noise.
+    pub fn has_two_experts(&self) -> bool {
+        self.transformer_low.is_some()
+    }
+
+    /// How it is told of frames that are known beforehand: a picture to begin with, a video to go on from.
+    pub fn conditioning(&self) -> Conditioning {
+        self.conditioning
+    }
+
+    /// The VAE's encoder.
+    pub(super) fn vae_encoder(&self) -> Result<&WanVaeEncoder> {
+        if let Some(encoder) = self.vae_encoder.get() {
+            return Ok(encoder);
+        }
+        let archive = self.archives.iter().find(|(name, _)| *name == "vae").map(|(_, archive)| archive);
+        let archive = archive.ok_or_else(|| Error::Internal("a model without a VAE".into()))?;
+        let encoder = WanVaeEncoder::load(archive, self.vae.config().clone())?;
+        Ok(self.vae_encoder.get_or_init(|| encoder))
+    }
+
+    /// A name for the exact content of the model (see [`Fingerprint`]); computed at the first call, which reads all of it.
+    pub fn hash(&self) -> &str {
+        self.hash.get_or_init(|| {
+            let with_texts = self.texts.iter().fold(Fingerprint::new(), |f, (name, text)| f.text(name, text));
+            self.archives.iter().fold(with_texts, |f, (name, archive)| f.archive(name, archive)).finish()
+        })
+    }
+
+    /// Bytes of all weights as stored.
+    pub fn bytes(&self) -> u64 {
+        self.archives.iter().map(|(_, archive)| archive.size()).sum()
+    }
+
+    /// Latent frames, pixel rows and pixel columns that one token stands for.
+    pub(super) fn pixels_per_token(&self) -> [usize; 3] {
+        let [pt, ph, pw] = self.transformer.patch();
+        [pt, ph * self.vae.spatial_factor(), pw * self.vae.spatial_factor()]
+    }
+
+    /// Frames that a latent frame after the first becomes.
+    pub(super) fn frames_per_latent(&self) -> usize {
+        self.vae.temporal_factor()
+    }
+
+    /// Tokens that one axis may have.
+    pub(super) fn longest_axis(&self) -> usize {
+        self.transformer.longest_axis()
+    }
+
+    /// \[1, C, F, h, w\]
+    pub(super) fn latent_shape(&self, width: usize, height: usize, frames: usize) -> [usize; 5] {
+        let spatial = self.vae.spatial_factor();
+        let latent_frames = (frames - 1) / self.vae.temporal_factor() + 1;
+        [1, self.vae.channels(), latent_frames, height / spatial, width / spatial]
+    }
+}
+
+fn build_transformer(part: &Part) -> Result<WanTransformer> {
+    WanTransformer::load(&part.archive, WanTransformerConfig::read(&part.config)?)
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Model({})", self.name)
+    }
+}

@@ -1,0 +1,61 @@
+//! The parts that a model is put together from, wherever each of them comes from.
+
+use std::path::PathBuf;
+
+use super::Defaults;
+use crate::sampling::SamplerConfig;
+use crate::text::Tokenizer;
+use crate::weights::{Archive, Config};
+
+/// Everything that a model is put together from, found and opened: the tensors of every network under the names of
+/// diffusers and transformers, and the settings of each. No network has been built from them yet.
+pub(super) struct Parts {
+    /// What the model is called.
+    pub name: String,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Where it comes from, as errors name it.
+    pub tokenizer_path: PathBuf,
+    /// UMT5.
+    pub text_encoder: Part,
+    /// The transformer; of two, the one for high noise.
+    pub transformer: Part,
+    /// The transformer for low noise.
+    pub transformer_low: Option<Part>,
+    /// The VAE.
+    pub vae: Part,
+    /// The settings of the pipeline as a whole.
+    pub index: Index,
+    /// The sampler.
+    pub sampler: SamplerConfig,
+    /// What the model makes when a request leaves it open.
+    pub defaults: Defaults,
+    /// The texts that decide what the model computes, by the names under which the fingerprint has them.
+    pub texts: Vec<(String, Vec<u8>)>,
+}
+
+/// One network's files.
+pub(super) struct Part {
+    /// The folder that diffusers gives it: `transformer`, `vae`...
+    pub role: &'static str,
+    /// Its tensors.
+    pub archive: Archive,
+    /// Its settings.
+    pub config: Config,
+}
+
+/// What `model_index.json` says beyond the names of the parts.
+pub(super) struct Index {
+    /// Whether tokens have timesteps of their own (Wan 2.2 TI2V-5B).
+    pub expand_timesteps: bool,
+    /// Share of the training timesteps from which on the high-noise transformer is used, in models with two.
+    pub boundary: Option<f64>,
+}
+
+impl Parts {
+    /// The parts with weights, in the order of the fingerprint.
+    pub fn networks(&self) -> impl Iterator<Item = &Part> {
+        let low = self.transformer_low.as_ref();
+        [Some(&self.text_encoder), Some(&self.transformer), Some(&self.vae), low].into_iter().flatten()
+    }
+}
