@@ -66,7 +66,7 @@ impl Source<'_> {
 
     /// A network's folder: `config.json` beside its tensors, which transformers and diffusers name differently.
     fn part(&self, role: &'static str) -> Result<Part> {
-        let stem = if role == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+        let stem = if matches!(role, "text_encoder" | "image_encoder") { "model" } else { "diffusion_pytorch_model" };
         let config = self.config(&format!("{role}/config.json"))?;
         Ok(Part { role, archive: self.archive(role, stem)?, config })
     }
@@ -89,6 +89,7 @@ impl Source<'_> {
         };
         let sampler_path = self.path("scheduler/scheduler_config.json");
         let has_defaults = self.optional("defaults.json")?.is_some();
+        let has_image_encoder = self.optional("image_encoder/config.json")?.is_some();
         let mut texts = Vec::new();
         for part in ["transformer", "text_encoder", "vae"] {
             let name = format!("{part}/config.json");
@@ -103,6 +104,7 @@ impl Source<'_> {
             transformer: self.part("transformer")?,
             vae: self.part("vae")?,
             transformer_low: index.boundary.is_some().then(|| self.part("transformer_2")).transpose()?,
+            image_encoder: has_image_encoder.then(|| self.part("image_encoder")).transpose()?,
             index,
             sampler: SamplerConfig::from_json(&sampler_path, &self.file("scheduler/scheduler_config.json")?)?,
             defaults: if has_defaults { Defaults::read(&self.config("defaults.json")?)? } else { Defaults::default() },

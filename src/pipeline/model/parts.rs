@@ -24,6 +24,8 @@ pub(super) struct Parts {
     pub transformer_low: Option<Part>,
     /// The VAE.
     pub vae: Part,
+    /// The encoder of pictures that some transformers read beside the text: CLIP, in Wan 2.1 I2V and FLF2V.
+    pub image_encoder: Option<Part>,
     /// The settings of the pipeline as a whole.
     pub index: Index,
     /// The sampler.
@@ -55,7 +57,7 @@ pub(super) struct Index {
 impl Parts {
     /// The parts with weights, in the order of the fingerprint.
     pub fn networks(&self) -> impl Iterator<Item = &Part> {
-        let low = self.transformer_low.as_ref();
-        [Some(&self.text_encoder), Some(&self.transformer), Some(&self.vae), low].into_iter().flatten()
+        let always = [&self.text_encoder, &self.transformer, &self.vae];
+        always.into_iter().chain(&self.transformer_low).chain(&self.image_encoder)
     }
 }
