@@ -14,6 +14,7 @@ mod models;
 mod pipelines;
 mod portability;
 mod properties;
+mod quant;
 mod sampling;
 mod text;
 mod tidy;

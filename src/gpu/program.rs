@@ -147,6 +147,12 @@ struct Compiler<'a> {
     guarded: bool,
 }
 
+/// Where an element of a tensor begins, in bytes from the first.
+fn offset_bytes(ty: &TensorType, offset: usize) -> Result<u64> {
+    let bytes = ty.dtype.bytes_of(offset).map(|bytes| bytes as u64);
+    bytes.ok_or_else(|| Error::Internal(format!("element {offset} of {ty} begins no block")))
+}
+
 impl<'a> Compiler<'a> {
     fn new(gpu: &'a Gpu, recording: &'a Recording, bound: &[(&str, &Tensor)], guarded: bool) -> Result<Self> {
         gpu.fits(recording)?;
@@ -203,7 +209,7 @@ impl<'a> Compiler<'a> {
         let (base, offset) = self.recording.storage(id);
         let fenced = self.guarded && self.recording.outputs.iter().any(|(_, output)| *output == base);
         let fence = if fenced { GUARD } else { 0 };
-        let bytes = fence + (offset * self.recording.nodes[id].ty.dtype.size()) as u64;
+        let bytes = fence + offset_bytes(&self.recording.nodes[id].ty, offset)?;
         match &self.tensors[base] {
             Some(tensor) => Ok((tensor.buffer.clone(), bytes)),
             None => Err(Error::Internal(format!("node {base} has no buffer"))),
@@ -252,7 +258,7 @@ impl<'a> Compiler<'a> {
                 let (buffer, start) = self.storage(*source)?;
                 let (target, to) = self.storage(into.unwrap_or(id))?;
                 let bytes = node.ty.bytes().next_multiple_of(4);
-                let from = start + (offset * node.ty.dtype.size()) as u64;
+                let from = start + offset_bytes(&node.ty, *offset)?;
                 let flops = FLOPS_PER_DISPATCH + 2.0 * bytes as f64 * FLOPS_PER_BYTE;
                 steps.push(Step { work: Work::Copy { source: buffer, from, target, to, bytes }, flops });
             }

@@ -321,7 +321,11 @@ impl<'g> Var<'g> {
         dims[0] = range.len();
         let ty = TensorType::new(dims.as_slice(), self.ty.dtype);
         let offset = range.start * inner;
-        let start = offset * self.ty.dtype.size();
+        let Some(start) = self.ty.dtype.bytes_of(offset).filter(|_| self.ty.dtype.bytes_of(ty.shape.count()).is_some())
+        else {
+            let reason = format!("indices {range:?} of {} cut a block", self.ty);
+            return self.graph.poison("slice", reason, ty, caller);
+        };
         if start.is_multiple_of(VIEW_ALIGNMENT) {
             return self.graph.push(NodeKind::View { base, offset }, ty);
         }

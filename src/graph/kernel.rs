@@ -25,9 +25,10 @@ impl TensorType {
         Self::new(shape, DType::F32)
     }
 
-    /// Bytes that the elements take.
+    /// Bytes that the elements take; those of rows that are not made of whole blocks are rounded up to such.
     pub fn bytes(&self) -> u64 {
-        (self.shape.count() * self.dtype.size()) as u64
+        let row = self.shape.last().div_ceil(self.dtype.block_elements()) * self.dtype.block_bytes();
+        (self.shape.rows() * row) as u64
     }
 }
 

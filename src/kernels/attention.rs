@@ -84,7 +84,7 @@ impl Sizes {
 
     /// Bytes of a row of q, k, v or y.
     fn row_bytes(&self) -> usize {
-        self.heads * self.head_dim * self.dtype.size()
+        self.heads * self.head_dim * self.dtype.block_bytes()
     }
 
     /// The widest windows whose bindings the device takes. Batches are only cut when queries and keys of one are whole,
@@ -215,7 +215,7 @@ impl Attention {
     ) -> Result<(), String> {
         let variant = Variant::choose(sizes, &seen, profile);
         let row = sizes.row_bytes();
-        let unit = variant.unit() * sizes.dtype.size();
+        let unit = variant.unit() * sizes.dtype.block_bytes();
         let (first, last) = (at.keys == 0, at.keys + seen.keys == sizes.keys);
         let q_row = at.batches * sizes.queries + at.queries;
         let (q, q_at) = aligned(q_row * row, (q_row + seen.batches * seen.queries) * row, unit, profile);

@@ -37,7 +37,7 @@ impl Kernel for Embedding {
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [ids, table] = inputs else { return Err(format!("takes ids and a table, not {} tensors", inputs.len())) };
         if ids.dtype != DType::U32 || !table.dtype.is_float() {
-            return Err("takes u32 ids and a table of a floating-point type".into());
+            return Err("takes u32 ids and a table of f32, f16 or bf16".into());
         }
         let &[v, c] = table.shape.dims() else { return Err(format!("a table is [V, C], not {}", table.shape)) };
         if ids.shape.count() == 0 || v == 0 || c == 0 || v > u32::MAX as usize {
@@ -67,9 +67,9 @@ impl Kernel for Embedding {
             let (ids_window, ids_at) = window::aligned(rows.clone(), 4, profile);
             let (y_window, y_at) = window::aligned(rows.start * c..rows.end * c, 4, profile);
             let count = rows.len() * c / vec;
-            for entries in window::rows(v, (c * table.dtype.size()) as u64, profile)? {
+            for entries in window::rows(v, (c * table.dtype.block_bytes()) as u64, profile)? {
                 let elements = entries.start * c..entries.end * c;
-                let (table_window, table_at) = window::aligned(elements, table.dtype.size(), profile);
+                let (table_window, table_at) = window::aligned(elements, table.dtype.block_bytes(), profile);
                 let params = [count, ids_at, y_at / vec, entries.start, entries.len(), table_at / vec, v];
                 launch.dispatches.push(Dispatch {
                     shader: shader.clone(),
@@ -88,7 +88,7 @@ impl Kernel for Embedding {
 
     fn cost(&self, call: &Call<'_>) -> Cost {
         let (ids, table) = (call.inputs[0], call.inputs[1]);
-        let read = ids.bytes() + call.output.shape.count() as u64 * table.dtype.size() as u64;
+        let read = ids.bytes() + call.output.shape.count() as u64 * table.dtype.block_bytes() as u64;
         Cost { flops: 0.0, bytes: (read + call.output.bytes()) as f64 }
     }
 

@@ -60,7 +60,7 @@ impl Concat {
         place: usize,
         profile: &DeviceProfile,
     ) -> Result<Vec<Dispatch>, String> {
-        let size = ty.dtype.size();
+        let size = ty.dtype.block_bytes();
         let halves = size == 2 && place % 2 == 1;
         // What is not moved within words is copied in words: f16 in pairs, a last odd one with whatever follows it,
         // since that is either padding or written by the next operand.
@@ -110,7 +110,7 @@ impl Kernel for Concat {
 
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
         let [a, b] = inputs else { return Err(format!("takes two tensors, not {}", inputs.len())) };
-        if a.dtype != b.dtype || a.dtype == DType::BF16 {
+        if a.dtype != b.dtype || !matches!(a.dtype, DType::F32 | DType::F16 | DType::U32) {
             return Err(format!("takes two tensors of f32, f16 or u32, not {} and {}", a.dtype, b.dtype));
         }
         let (Some((&first, rest)), Some((&second, others))) =

@@ -122,9 +122,9 @@ impl Kernel for Matmul {
             gate.map(|i| Repeat::of(call.inputs[i].shape, call.output.shape).ok_or("the gate does not repeat"));
         let repeat = repeat.transpose()?;
         let bytes = plan::RowBytes {
-            x: (size.depth * x.dtype.size()) as u64,
-            w: (size.depth * w.dtype.size()) as u64,
-            y: (size.columns * self.out.size()) as u64,
+            x: (size.depth * x.dtype.block_bytes()) as u64,
+            w: w.dtype.bytes_of(size.depth).ok_or_else(|| format!("rows of {w} are no whole blocks"))? as u64,
+            y: (size.columns * self.out.block_bytes()) as u64,
             f32: (size.columns * 4) as u64,
         };
         let f32_rows = plan::F32Rows { residual: residual.is_some(), gate: repeat };

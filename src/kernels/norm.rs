@@ -113,7 +113,7 @@ impl Norm<'_> {
         let sharing = Sharing::of(units, profile);
         let repeat = call.inputs.get(1).map_or(Some(Repeat { rows: 1, each: 1 }), |t| Repeat::of(t.shape, x.shape));
         let repeat = repeat.ok_or("the table does not repeat over the rows")?;
-        let row_bytes = (c * x.dtype.size().max(y.dtype.size())) as u64;
+        let row_bytes = (c * x.dtype.block_bytes().max(y.dtype.block_bytes())) as u64;
         // A table that can be bound in whole is; else every window has its own part of it, and none crosses its end.
         let whole_table = (repeat.rows * c * 4) as u64 <= profile.max_binding;
         let windows = if whole_table {
@@ -141,8 +141,8 @@ impl Norm<'_> {
         let mut launch = Launch::default();
         for range in windows {
             let elements = range.start * c..range.end * c;
-            let (x_window, x_at) = window::aligned(elements.clone(), x.dtype.size(), profile);
-            let (y_window, y_at) = window::aligned(elements, y.dtype.size(), profile);
+            let (x_window, x_at) = window::aligned(elements.clone(), x.dtype.block_bytes(), profile);
+            let (y_window, y_at) = window::aligned(elements, y.dtype.block_bytes(), profile);
             let (table, first_row, repeat, table_at) = if whole_table {
                 (None, range.start, repeat, 0)
             } else {

@@ -103,9 +103,9 @@ impl Kernel for Pointwise {
         let count = call.output.shape.count();
         let b_count = call.inputs.get(1).map_or(count, |ty| ty.shape.count());
         let vec = if count.is_multiple_of(4) && b_count.is_multiple_of(4) { 4 } else { 1 };
-        let size = types.iter().map(|t| t.size()).max().unwrap_or(4);
+        let size = types.iter().map(|t| t.block_bytes()).max().unwrap_or(4);
         // A repeated b that can be bound in whole is; else every window has its own part of it, and none crosses its end.
-        let b_size = call.inputs.get(1).map_or(4, |ty| ty.dtype.size());
+        let b_size = call.inputs.get(1).map_or(4, |ty| ty.dtype.block_bytes());
         let whole = b_count != count && b_count as u64 * b_size as u64 <= profile.max_binding;
         let in_vectors = |elements: usize| window::rows(elements / vec, (vec * size) as u64, profile);
         let windows = if whole || b_count == count {
@@ -140,8 +140,8 @@ impl Kernel for Pointwise {
         let mut launch = Launch::default();
         for range in windows {
             let elements = range.start * vec..range.end * vec;
-            let (a, a_at) = window::aligned(elements.clone(), call.inputs[0].dtype.size(), profile);
-            let (y, y_at) = window::aligned(elements.clone(), call.output.dtype.size(), profile);
+            let (a, a_at) = window::aligned(elements.clone(), call.inputs[0].dtype.block_bytes(), profile);
+            let (y, y_at) = window::aligned(elements.clone(), call.output.dtype.block_bytes(), profile);
             let mut bindings = vec![Binding::input(0).window(a)];
             let (mut b_first, mut b_at) = (0, 0);
             if whole {

@@ -53,10 +53,10 @@ impl Kernel for Rope {
         let (batches, rows, channels) = (ty.shape[0], ty.shape[1], ty.shape[2]);
         let head_dim = channels / self.heads;
         let pairs = if head_dim.is_multiple_of(4) { 2 } else { 1 };
-        let unit_bytes = 2 * pairs * ty.dtype.size();
+        let unit_bytes = 2 * pairs * ty.dtype.block_bytes();
         // Units to an invocation.
         let units = window::run(head_dim / 2 / pairs, profile);
-        let (row_bytes, table_bytes) = (channels * ty.dtype.size(), head_dim / 2 * 4);
+        let (row_bytes, table_bytes) = (channels * ty.dtype.block_bytes(), head_dim / 2 * 4);
         let most = profile.max_binding as usize;
         // All batches at once if they fit; else one batch at a time, in windows of rows whose starts are aligned down.
         let whole = batches * rows * row_bytes <= most && rows * table_bytes <= most;

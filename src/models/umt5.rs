@@ -135,9 +135,10 @@ impl Umt5 {
     }
 
     /// The table's rows that these tokens use, and the tokens as indices of those rows: of 2 GB of table a prompt needs
-    /// a few hundred rows, read straight from the mapped file.
+    /// a few hundred rows, read straight from the mapped file. Quantised ones are expanded, and no others of the table.
     fn rows(&self, ids: &[u32]) -> Result<(HostTensor, Vec<u32>)> {
-        let (dim, dtype) = (self.dim(), self.tokens.dtype());
+        let dim = self.dim();
+        let mut dtype = self.tokens.dtype();
         let mut index = BTreeMap::new();
         let mut bytes = Vec::new();
         let mut local = Vec::with_capacity(ids.len());
@@ -145,15 +146,17 @@ impl Umt5 {
             let next = index.len() as u32;
             let row = *index.entry(id).or_insert(next);
             if row == next {
-                let start = id as usize * dim * dtype.size();
-                let row = self.tokens.value().bytes().get(start..start + dim * dtype.size()).ok_or_else(|| {
+                let id = id as usize;
+                let row = self.tokens.value().rows(id..id + 1).ok_or_else(|| {
                     let reason = format!(
                         "token {id} is not in a vocabulary of {}: the tokenizer is not this encoder's",
                         self.vocabulary()
                     );
                     Error::model("text_encoder", reason)
                 })?;
-                bytes.extend_from_slice(row);
+                let row = row.expand();
+                dtype = row.dtype();
+                bytes.extend_from_slice(row.bytes());
             }
             local.push(row);
         }
@@ -179,7 +182,7 @@ impl Layer {
             k: Linear::load_sized(&attention.at("k"), inner, dim),
             v: Linear::load_sized(&attention.at("v"), inner, dim),
             o: Linear::load_sized(&attention.at("o"), dim, inner),
-            relative: attention.at("relative_attention_bias").matrix("weight", [config.buckets, config.heads]),
+            relative: attention.at("relative_attention_bias").vector("weight", [config.buckets, config.heads]),
             norm2: RmsNorm::load(&scope.at("layer.1.layer_norm"), dim, config.eps),
             wi_0,
             wi_1: Linear::load_sized(&feed_forward.at("wi_1"), hidden, dim),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{DType, Shape};
+use super::{DType, Shape, quant};
 
 /// Shared bytes: a window of anything that can lend a slice (a `Vec<u8>`, a mapped file, the binary itself).
 #[derive(Clone)]
@@ -47,13 +47,24 @@ pub struct HostTensor {
     shape: Shape,
     dtype: DType,
     bytes: Bytes,
+    /// What stored values are multiplied by; 1 for all but fp8.
+    scale: f32,
 }
 
 impl HostTensor {
-    /// A tensor over existing bytes (little-endian); `None` unless they are exactly as many as shape and type need.
+    /// A tensor over existing bytes (little-endian); `None` unless they are exactly as many as shape and type need, and
+    /// the innermost dimension is made of whole blocks.
     pub fn from_bytes(shape: impl Into<Shape>, dtype: DType, bytes: Bytes) -> Option<Self> {
         let shape = shape.into();
-        (shape.count().checked_mul(dtype.size())? == bytes.len()).then_some(Self { shape, dtype, bytes })
+        let fits = whole_blocks(shape, dtype) && dtype.bytes_of(shape.count())? == bytes.len();
+        fits.then_some(Self { shape, dtype, bytes, scale: 1.0 })
+    }
+
+    /// The same with values of `scale` times the stored ones (scaled fp8); `None` for other types than fp8, unless the
+    /// scale is 1, and for scales that are not finite.
+    pub fn with_scale(self, scale: f32) -> Option<Self> {
+        let fits = scale.is_finite() && (self.dtype.is_fp8() || scale == 1.0);
+        fits.then_some(Self { scale, ..self })
     }
 
     /// A tensor of `f32` values.
@@ -64,7 +75,7 @@ impl HostTensor {
     pub fn from_f32(shape: impl Into<Shape>, values: &[f32]) -> Self {
         let shape = shape.into();
         assert_eq!(shape.count(), values.len(), "{shape} holds {} values", shape.count());
-        Self { shape, dtype: DType::F32, bytes: bytemuck::cast_slice::<f32, u8>(values).to_vec().into() }
+        Self { shape, dtype: DType::F32, bytes: bytemuck::cast_slice::<f32, u8>(values).to_vec().into(), scale: 1.0 }
     }
 
     /// A tensor of `u32` values.
@@ -75,7 +86,7 @@ impl HostTensor {
     pub fn from_u32(shape: impl Into<Shape>, values: &[u32]) -> Self {
         let shape = shape.into();
         assert_eq!(shape.count(), values.len(), "{shape} holds {} values", shape.count());
-        Self { shape, dtype: DType::U32, bytes: bytemuck::cast_slice::<u32, u8>(values).to_vec().into() }
+        Self { shape, dtype: DType::U32, bytes: bytemuck::cast_slice::<u32, u8>(values).to_vec().into(), scale: 1.0 }
     }
 
     /// Its dimensions.
@@ -88,49 +99,59 @@ impl HostTensor {
         self.dtype
     }
 
-    /// Its elements as little-endian bytes.
+    /// What its stored values are multiplied by: 1 unless [set](Self::with_scale).
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Its elements, as they are stored, as little-endian bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The same bytes under another shape; `None` when the number of elements differs.
+    /// The same bytes under another shape; `None` when the number of elements differs, or its innermost dimension is not
+    /// made of whole blocks.
     pub fn reshape(&self, shape: impl Into<Shape>) -> Option<Self> {
         let shape = shape.into();
-        (shape.count() == self.shape.count()).then(|| Self { shape, ..self.clone() })
+        let fits = shape.count() == self.shape.count() && whole_blocks(shape, self.dtype);
+        fits.then(|| Self { shape, ..self.clone() })
     }
 
-    /// Indices `range` of the outermost dimension, over the same bytes; `None` when there are none such.
+    /// Indices `range` of the outermost dimension, over the same bytes; `None` when there are none such, or they would cut
+    /// a block.
     pub fn rows(&self, range: Range<usize>) -> Option<Self> {
         let mut dims = self.shape.dims().to_vec();
         let first = dims.first_mut()?;
         if range.start > range.end || range.end > *first {
             return None;
         }
-        let row = self.shape.count() / (*first).max(1) * self.dtype.size();
+        let row = self.shape.count() / (*first).max(1);
         *first = range.len();
-        let bytes = self.bytes.slice(range.start * row..range.end * row)?;
-        Self::from_bytes(dims.as_slice(), self.dtype, bytes)
+        let [start, end] = [range.start, range.end].map(|index| self.dtype.bytes_of(index.checked_mul(row)?));
+        let rows = Self::from_bytes(dims.as_slice(), self.dtype, self.bytes.slice(start?..end?)?)?;
+        Some(Self { scale: self.scale, ..rows })
     }
 
-    /// Elements as `f32` (integers are converted by value).
+    /// Elements as `f32` (integers are converted by value), scaled.
     pub fn to_f32(&self) -> Vec<f32> {
-        self.map(|v| v, |v| v as f32)
+        self.map(|v| v * self.scale, |v| v as f32)
     }
 
-    /// Elements as `f64` (integers are converted by value).
+    /// Elements as `f64` (integers are converted by value), scaled.
     pub fn to_f64(&self) -> Vec<f64> {
-        self.map(f64::from, f64::from)
+        self.map(|v| f64::from(v) * f64::from(self.scale), f64::from)
     }
 
-    /// Elements as `u32`: the bits of 32-bit types, `None` for 16-bit ones.
+    /// Elements as `u32`: the bits of 32-bit types, `None` for others.
     pub fn to_u32(&self) -> Option<Vec<u32>> {
-        (self.dtype.size() == 4)
+        matches!(self.dtype, DType::F32 | DType::U32)
             .then(|| self.bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// The same values in another floating-point type, rounded to nearest even. `U32` tensors stay as they are.
+    /// The same values in another [plain floating-point](DType::is_float) type, rounded to nearest even: quantised ones are
+    /// expanded. `U32` tensors stay as they are, and everything does where `dtype` is no such type.
     pub fn cast(&self, dtype: DType) -> Self {
-        if dtype == self.dtype || !dtype.is_float() || !self.dtype.is_float() {
+        if dtype == self.dtype || !dtype.is_float() || self.dtype == DType::U32 {
             return self.clone();
         }
         let values = self.to_f32();
@@ -139,7 +160,17 @@ impl HostTensor {
             DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
-        Self { shape: self.shape, dtype, bytes: bytes.into() }
+        Self { shape: self.shape, dtype, bytes: bytes.into(), scale: 1.0 }
+    }
+
+    /// The same values in a type that every kernel with weights reads: quantised tensors are expanded, to f16 where that
+    /// holds them exactly (fp8 without a scale), else to f32; others stay as they are.
+    pub fn expand(&self) -> Self {
+        match self.dtype {
+            dtype if !dtype.is_quantised() => self.clone(),
+            dtype if dtype.is_fp8() && self.scale == 1.0 => self.cast(DType::F16),
+            _ => self.cast(DType::F32),
+        }
     }
 
     fn map<T>(&self, float: impl Fn(f32) -> T, integer: impl Fn(u32) -> T) -> Vec<T> {
@@ -153,13 +184,20 @@ impl HostTensor {
                 self.bytes.chunks_exact(2).map(|b| float(bf16::from_le_bytes([b[0], b[1]]).to_f32())).collect()
             }
             DType::U32 => self.bytes.chunks_exact(4).map(|b| integer(u32::from_le_bytes(four(b)))).collect(),
+            quantised => quant::expand(quantised, &self.bytes).into_iter().map(float).collect(),
         }
     }
 }
 
+/// Whether every row is made of whole blocks.
+fn whole_blocks(shape: Shape, dtype: DType) -> bool {
+    shape.last().is_multiple_of(dtype.block_elements())
+}
+
 impl std::fmt::Debug for HostTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{}", self.dtype, self.shape)
+        write!(f, "{}{}", self.dtype, self.shape)?;
+        if self.scale == 1.0 { Ok(()) } else { write!(f, " x {}", self.scale) }
     }
 }
 
@@ -183,5 +221,31 @@ mod tests {
         assert_eq!(inner.len(), 4);
         assert!(inner.slice(0..5).is_none(), "past the end of the window, though inside the owner");
         assert!(HostTensor::from_bytes([2], DType::F32, inner).is_none());
+    }
+
+    #[test]
+    fn blocks_are_never_cut() {
+        let bytes = Bytes::from(vec![0u8; 6 * 34]);
+        assert!(HostTensor::from_bytes([12, 16], DType::Q8_0, bytes.clone()).is_none(), "half a block to a row");
+        let tensor = HostTensor::from_bytes([3, 64], DType::Q8_0, bytes).expect("two blocks to a row");
+        assert!(tensor.reshape([12, 16]).is_none());
+        assert_eq!(tensor.reshape([6, 32]).map(|t| t.to_f32().len()), Some(192));
+        assert_eq!(tensor.rows(1..3).map(|t| (t.bytes().len(), t.shape().dims().to_vec())), Some((136, vec![2, 64])));
+        let row = tensor.reshape([192]).expect("one row");
+        assert!(row.rows(0..16).is_none() && row.rows(32..96).is_some());
+    }
+
+    #[test]
+    fn scales_are_those_of_fp8_and_stay_with_the_values() {
+        let bytes = Bytes::from(vec![0x38, 0x3c, 0xb8, 0x01]);
+        let tensor = HostTensor::from_bytes([2, 2], DType::F8E4M3, bytes).expect("four bytes");
+        assert_eq!(tensor.expand().dtype(), DType::F16);
+        assert!(tensor.clone().with_scale(f32::NAN).is_none());
+        let scaled = tensor.with_scale(3.0).expect("a scale");
+        assert_eq!(scaled.to_f32(), [3.0, 4.5, -3.0, 3.0 / 512.0]);
+        let row = scaled.rows(1..2).and_then(|row| row.reshape([2])).expect("a row");
+        assert_eq!((row.scale(), row.to_f64()), (3.0, vec![-3.0, 3.0 / 512.0]));
+        assert_eq!((row.expand().scale(), row.expand().dtype()), (1.0, DType::F32));
+        assert!(HostTensor::from_f32([1], &[1.0]).with_scale(2.0).is_none());
     }
 }

@@ -27,10 +27,8 @@ impl Weight {
     /// What a loader hands out in place of a tensor that it could not load: it has the shape and type that were asked
     /// for, and no bytes. The loader has kept the error and its `finish` returns it, so a placeholder is never run.
     pub fn placeholder(name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> Self {
-        let nothing = match dtype {
-            DType::U32 => HostTensor::from_u32([0], &[]),
-            float => HostTensor::from_f32([0], &[]).cast(float),
-        };
+        let nothing = HostTensor::from_bytes([0], dtype, Vec::new().into());
+        let nothing = nothing.unwrap_or_else(|| HostTensor::from_u32([0], &[]));
         Self::with_shape(name.into(), shape.into(), dtype, nothing)
     }
 
@@ -73,6 +71,12 @@ impl Weight {
         self.0.dtype
     }
 
+    /// What the stored elements are multiplied by ([`HostTensor::scale`]). Whoever puts them on a device hands it to the
+    /// kernel that reads them there.
+    pub fn scale(&self) -> f32 {
+        self.0.value.scale()
+    }
+
     /// The elements, often a window of a mapped file; empty for a [placeholder](Self::placeholder).
     pub fn value(&self) -> &HostTensor {
         &self.0.value
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_placeholder_keeps_the_shape_and_holds_nothing() {
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::U32] {
+        for dtype in DType::ALL {
             let weight = Weight::placeholder("x", [1 << 20, 1 << 20], dtype);
             assert_eq!((weight.shape().count(), weight.dtype()), (1 << 40, dtype));
             assert_eq!((weight.value().bytes().len(), weight.value().dtype()), (0, dtype));

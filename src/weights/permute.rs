@@ -3,13 +3,16 @@
 use crate::tensor::{HostTensor, Shape};
 
 /// `[o, i, taps...]` as PyTorch stores a convolution, to `[o, taps..., i]` as the channels-last kernels read it.
-/// `None` unless there are at least two dimensions.
+/// `None` unless there are at least two dimensions and the type is a plain one.
 pub(super) fn channels_last(weight: &HostTensor) -> Option<HostTensor> {
     let shape = weight.shape();
+    if weight.dtype().is_quantised() {
+        return None;
+    }
     let [o, i, taps @ ..] = shape.dims() else { return None };
     let dims: Vec<usize> = [&[*o][..], taps, &[*i]].concat();
     let taps = taps.iter().product();
-    let bytes = match weight.dtype().size() {
+    let bytes = match weight.dtype().block_bytes() {
         2 => transpose::<2>(weight.bytes(), *i, taps),
         _ => transpose::<4>(weight.bytes(), *i, taps),
     };

@@ -135,11 +135,9 @@ impl Safetensors {
         let entry = self.tensors.get(name).ok_or_else(|| refuse("it is not in the file".into()))?;
         let dtype = match &entry.stored {
             Stored::Known(dtype) => *dtype,
-            Stored::Other(fp8) if fp8.starts_with("F8_") => {
-                return Err(refuse(format!("its type {fp8} is not supported yet; take the f16 or bf16 version")));
-            }
             Stored::Other(name) => {
-                return Err(refuse(format!("its type {} cannot be used; F32, F16, BF16 and U32 can", clip(name))));
+                let can = DType::ALL.into_iter().filter_map(name_of).collect::<Vec<_>>().join(", ");
+                return Err(refuse(format!("its type {} cannot be used; {can} can", clip(name))));
             }
         };
         let shape = Shape::checked(&entry.dims)
@@ -163,23 +161,30 @@ impl fmt::Debug for Safetensors {
     }
 }
 
+/// What the format calls an element type; `None` for those that it does not have.
+pub(super) fn name_of(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("F32"),
+        DType::F16 => Some("F16"),
+        DType::BF16 => Some("BF16"),
+        DType::U32 => Some("U32"),
+        DType::F8E4M3 => Some("F8_E4M3"),
+        DType::F8E5M2 => Some("F8_E5M2"),
+        _ => None,
+    }
+}
+
 impl Stored {
     fn new(name: String) -> Self {
-        match name.as_str() {
-            "F32" => Self::Known(DType::F32),
-            "F16" => Self::Known(DType::F16),
-            "BF16" => Self::Known(DType::BF16),
-            "U32" => Self::Known(DType::U32),
-            _ => Self::Other(name),
+        match DType::ALL.into_iter().find(|&dtype| name_of(dtype) == Some(&name)) {
+            Some(dtype) => Self::Known(dtype),
+            None => Self::Other(name),
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            Self::Known(DType::F32) => "F32",
-            Self::Known(DType::F16) => "F16",
-            Self::Known(DType::BF16) => "BF16",
-            Self::Known(DType::U32) => "U32",
+            Self::Known(dtype) => name_of(*dtype).unwrap_or(dtype.name()),
             Self::Other(name) => name,
         }
     }
@@ -187,7 +192,7 @@ impl Stored {
     /// Bits of one element; `None` for a type that the format does not have (yet).
     fn bits(&self) -> Option<usize> {
         match self {
-            Self::Known(dtype) => Some(8 * dtype.size()),
+            Self::Known(dtype) => Some(8 * dtype.block_bytes()),
             Self::Other(name) => {
                 let name: value::StrDeserializer<'_, value::Error> = name.as_str().into_deserializer();
                 safetensors::Dtype::deserialize(name).ok().map(|dtype| dtype.bitsize())

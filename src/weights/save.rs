@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use super::safetensors::METADATA;
+use super::safetensors::{METADATA, name_of};
 use super::{Safetensors, clip, list};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::HostTensor;
 
 /// Writes tensors to a safetensors file, whole or not at all: a file of the same name is replaced only once the new
 /// one is complete. The same arguments give the same bytes.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be written, [`Error::Tensor`] when two tensors share a name or one is called
-/// `__metadata__`.
+/// [`Error::Io`] when it cannot be written, [`Error::Tensor`] when two tensors share a name, one is called
+/// `__metadata__`, is of a type that the format does not have (GGUF's blocks), or has a scale, which has to be saved as a
+/// tensor of its own.
 pub fn save_safetensors(
     path: impl AsRef<Path>,
     tensors: &[(&str, HostTensor)],
@@ -26,7 +27,7 @@ pub fn save_safetensors(
     let path = path.as_ref();
     // Wider types first, so that every tensor stays aligned to its elements.
     let mut order: Vec<&(&str, HostTensor)> = tensors.iter().collect();
-    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().size()));
+    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().block_bytes()));
 
     let mut header = Map::new();
     if !metadata.is_empty() {
@@ -39,13 +40,12 @@ pub fn save_safetensors(
             return Err(Error::tensor(path, METADATA, "this name is taken by the format"));
         }
         let end = offset + tensor.bytes().len();
+        let Some(dtype) = name_of(tensor.dtype()).filter(|_| tensor.scale() == 1.0) else {
+            let reason = format!("{tensor:?} cannot be written to a safetensors file");
+            return Err(Error::tensor(path, clip(name), reason));
+        };
         let entry = json!({
-            "dtype": match tensor.dtype() {
-                DType::F32 => "F32",
-                DType::F16 => "F16",
-                DType::BF16 => "BF16",
-                DType::U32 => "U32",
-            },
+            "dtype": dtype,
             "shape": tensor.shape().dims(),
             "data_offsets": [offset, end],
         });
@@ -121,6 +121,7 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     fn sample() -> Vec<(&'static str, HostTensor)> {
         let latents = HostTensor::from_f32([2, 3], &[0.0, -1.5, f32::MAX, 1e-40, f32::NAN, 2.0]);

@@ -73,8 +73,9 @@ impl Scope {
         &self.path
     }
 
-    /// A weight of any number of dimensions, in the floating-point type it is stored in. A linear layer's is `[n, k]`:
-    /// outputs, inputs.
+    /// A weight of any number of dimensions, in the type it is stored in, quantised ones too: of a linear layer, `[n, k]`
+    /// (outputs, inputs), or of a table that stays on the host. What other kernels read is asked for as a vector or as a
+    /// convolution.
     pub fn matrix(&self, name: &str, shape: impl Into<Shape>) -> Weight {
         let shape = shape.into();
         self.load(name, shape, |tensor| match tensor.shape() == shape {
@@ -85,14 +86,14 @@ impl Scope {
 
     /// A weight stored as `[n, ...]` and used as `[n, k]`, in the type it is stored in: a convolution whose window is
     /// its stride (a patch embedding), or one of a single tap, is a linear layer over `k` = channels x taps inputs in
-    /// the order in which they are stored.
+    /// the order in which they are stored. Quantised ones are [expanded](HostTensor::expand).
     pub fn flattened(&self, name: &str, stored: impl Into<Shape>) -> Weight {
         let stored = stored.into();
         let n = stored.dims().first().copied().unwrap_or(1);
         let k = stored.dims().iter().skip(1).fold(1, |k: usize, &d| k.saturating_mul(d));
         let flat = Shape::from([n, k]);
         self.load(name, flat, |tensor| match tensor.shape() == stored {
-            true => tensor.reshape(flat).ok_or_else(|| mismatch(stored, flat)),
+            true => tensor.expand().reshape(flat).ok_or_else(|| mismatch(stored, flat)),
             false => Err(mismatch(tensor.shape(), stored)),
         })
     }
@@ -115,13 +116,15 @@ impl Scope {
     }
 
     /// A convolution's weight, asked for as PyTorch stores it, `[o, i, kt, kh, kw]`, and returned channels-last, as the
-    /// kernels read it: `[o, kt, kh, kw, i]`, in the type it is stored in. Where `kt` is 1 it may be stored as the
+    /// kernels read it: `[o, kt, kh, kw, i]`, in the type it is stored in; quantised ones are
+    /// [expanded](HostTensor::expand), since convolutions are small beside linear layers and only those have kernels for
+    /// such weights. Where `kt` is 1 it may be stored as the
     /// `[o, i, kh, kw]` of a 2-D convolution.
     pub fn conv(&self, name: &str, [o, i, kt, kh, kw]: [usize; 5]) -> Weight {
         let (flat, full) = (Shape::from([o, i, kh, kw]), Shape::from([o, i, kt, kh, kw]));
         self.load(name, Shape::from([o, kt, kh, kw, i]), |tensor| {
             let fits = tensor.shape() == full || (kt == 1 && tensor.shape() == flat);
-            let fitting = fits.then(|| tensor.reshape(full)).flatten();
+            let fitting = fits.then(|| tensor.expand().reshape(full)).flatten();
             fitting.as_ref().and_then(channels_last).ok_or_else(|| mismatch(tensor.shape(), full))
         })
     }
@@ -233,7 +236,7 @@ impl Scope {
     fn load(&self, name: &str, shape: Shape, fit: impl FnOnce(HostTensor) -> Result<HostTensor, String>) -> Weight {
         let full = self.full(name);
         if !self.failed() {
-            let loaded = self.state.archive.tensor(&full).and_then(|tensor| match tensor.dtype().is_float() {
+            let loaded = self.state.archive.tensor(&full).and_then(|tensor| match tensor.dtype() != DType::U32 {
                 true => fit(tensor).map_err(|reason| self.error(&full, reason)),
                 false => Err(self.error(&full, format!("its type is {}, which is no weight's", tensor.dtype()))),
             });

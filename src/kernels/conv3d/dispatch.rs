@@ -171,7 +171,7 @@ fn parts(
         0 => Err(format!("{what} of {bytes} bytes is more than a binding of this device holds")),
         n => Ok(n),
     };
-    let mut channels = fit("an output channel's weights", sizes.depth() * call.inputs[1].dtype.size())?;
+    let mut channels = fit("an output channel's weights", sizes.depth() * call.inputs[1].dtype.block_bytes())?;
     if channels < outputs && channels > variant.channels() {
         channels -= channels % variant.channels();
     }
@@ -241,7 +241,7 @@ impl Part {
         let row = w * c;
         let (x_window, x_base) = window((first * h + low) * row..(last * h + high + 1) * row, 4, profile);
         let depth = sizes.depth();
-        let (w_window, w_base) = window(o.start * depth..o.end * depth, dtype.size(), profile);
+        let (w_window, w_base) = window(o.start * depth..o.end * depth, dtype.block_bytes(), profile);
         let plane = y_rows * columns;
         let y_start = (t.start * plane + rows.start * columns) * outputs;
         let y_end = ((t.end - 1) * plane + rows.end * columns) * outputs;

@@ -1,0 +1,40 @@
+//! Quantised elements on the host: expanded to `f32`, exactly as the `gguf` package and PyTorch expand them.
+
+mod blocks;
+mod fp8;
+mod superblocks;
+
+use super::DType;
+
+/// Expands whole blocks of a quantised type to the values that they stand for, without a tensor's scale. What follows
+/// the last whole block is left out; types that are not quantised give nothing.
+pub(super) fn expand(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 | DType::U32 => Vec::new(),
+        DType::F8E4M3 => bytes.iter().map(|&byte| fp8::e4m3(byte)).collect(),
+        DType::F8E5M2 => bytes.iter().map(|&byte| fp8::e5m2(byte)).collect(),
+        DType::Q4_0 => each(bytes, blocks::q4_0),
+        DType::Q4_1 => each(bytes, blocks::q4_1),
+        DType::Q5_0 => each(bytes, blocks::q5_0),
+        DType::Q5_1 => each(bytes, blocks::q5_1),
+        DType::Q8_0 => each(bytes, blocks::q8_0),
+        DType::Q2K => each(bytes, superblocks::q2_k),
+        DType::Q3K => each(bytes, superblocks::q3_k),
+        DType::Q4K => each(bytes, superblocks::q4_k),
+        DType::Q5K => each(bytes, superblocks::q5_k),
+        DType::Q6K => each(bytes, superblocks::q6_k),
+    }
+}
+
+/// Blocks of `BYTES` bytes, each expanded to `ELEMENTS` values.
+fn each<const BYTES: usize, const ELEMENTS: usize>(
+    bytes: &[u8],
+    expand: fn(&[u8; BYTES]) -> [f32; ELEMENTS],
+) -> Vec<f32> {
+    bytes.as_chunks::<BYTES>().0.iter().flat_map(expand).collect()
+}
+
+/// The half-precision number at a place of a block.
+fn half<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f32 {
+    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
