@@ -8,6 +8,7 @@
 mod archive;
 mod config;
 mod fingerprint;
+pub mod layout;
 mod permute;
 mod safetensors;
 mod save;
