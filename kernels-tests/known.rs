@@ -116,7 +116,7 @@ fn what_cannot_be_known_is_refused() {
 }
 
 /// Writes pictures as `FOLDER/%04d.png`, and gives the pattern.
-fn write(folder: &Path, pictures: &[Frame]) -> String {
+pub(crate) fn write(folder: &Path, pictures: &[Frame]) -> String {
     let pattern = folder.join("%04d.png");
     let (width, height) = (pictures[0].width, pictures[0].height);
     let count = pictures.len() as u32;

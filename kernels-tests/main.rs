@@ -18,3 +18,4 @@ mod quant;
 mod sampling;
 mod text;
 mod tidy;
+mod video;

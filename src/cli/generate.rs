@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::known::{self, KnownArguments};
 use super::progress::Reporter;
+use super::video::{self, VideoArguments};
 use super::{Outcome, Stop, output, values};
 
 const EXAMPLES: &str = "\
@@ -31,6 +32,9 @@ Examples:
     mutoscope generate \"the cat yawns\" --model Wan2.2-TI2V-5B-Diffusers \\
         --image cat.jpg --end-image cat.jpg \\
         --out loop.gif
+  A video made into another, keeping its layout; less --strength keeps more:
+    mutoscope generate \"the same street in deep snow\" --model Wan2.1-T2V-1.3B-Diffusers \\
+        --video street.mp4 --strength 0.7 --out snow.mp4
   The frames as pictures, for an editor:
     mutoscope generate \"a green star falls\" --out frames/%04d.png
   For a program: events on standard output, one JSON object a line (start, progress, done or error):
@@ -140,6 +144,9 @@ pub struct Arguments {
     #[command(flatten)]
     known: KnownArguments,
 
+    #[command(flatten)]
+    video: VideoArguments,
+
     /// Also write the final normalised latents, as tensor `latents` [1, C, F, h, w] in f32
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -151,7 +158,7 @@ pub struct Arguments {
     /// Events as JSON on standard output, one a line, instead of a progress bar on standard error
     ///
     /// {"event":"start",...} with all settings, {"event":"progress","phase","step","steps","fraction","elapsed"} with the
-    /// phases text, encode (with known frames), denoise and decode, and {"event":"done","out","frames","seconds",...} or
+    /// phases text, encode (with known frames or a video), denoise and decode, and {"event":"done","out","frames","seconds",...} or
     /// {"event":"error","code","message"}.
     #[arg(long)]
     json: bool,
@@ -213,8 +220,9 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         seed: arguments.seed,
         precision: arguments.precision,
         noise,
-        known: Vec::new(),
+        ..Request::default()
     };
+    let request = video::read(&arguments.video, &model, request)?;
     let known = known::read(&arguments.known, || request.length(&model))?;
     let request = Request { known, ..request };
     let settings = Settings::resolve(&model, &request)?;
@@ -325,8 +333,13 @@ fn summary(settings: &Settings, model: &Model, precision: DType, device: &str) -
         0 => String::new(),
         given => format!(", {given} of them given"),
     };
+    let from = if settings.video.is_empty() {
+        String::new()
+    } else {
+        format!(", from a video with strength {}", settings.strength)
+    };
     format!(
-        "{width}x{height}, {frames} frames ({length:.1} s at {fps} a second{given}), {steps} steps of {sampler}, guidance \
+        "{width}x{height}, {frames} frames ({length:.1} s at {fps} a second{given}), {steps} steps of {sampler}{from}, guidance \
          {guidance}{low}, shift {shift}, seed {seed}\nmodel {}, {precision} on {device}",
         model.name()
     )
@@ -359,6 +372,7 @@ fn start(settings: &Settings, model: &Model, precision: DType, device: &str, out
         ("shift", json!(settings.sampler.shift)),
         ("sampler", json!(settings.sampler.sampler.name())),
         ("known", settings.known.iter().map(|k| json!({"start": k.start, "count": k.pixels.len()})).collect()),
+        ("strength", json!((!settings.video.is_empty()).then_some(settings.strength))),
         ("precision", json!(precision.name())),
         ("model", json!(model.name())),
         ("device", json!(device)),

@@ -8,6 +8,7 @@ mod ops;
 mod output;
 mod progress;
 mod values;
+mod video;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

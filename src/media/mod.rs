@@ -40,7 +40,7 @@ mod tests;
 pub use format::{Format, Pattern};
 pub use input::{VideoReader, read_picture, read_video, resize};
 pub use rate::Rate;
-pub use recipe::{KnownFrames, Recipe, read_recipe};
+pub use recipe::{GivenVideo, KnownFrames, Recipe, read_recipe};
 pub use staging::check_writable;
 pub use writer::Writer;
 

@@ -39,6 +39,9 @@ pub struct Recipe {
     /// Frames that were known beforehand, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known: Vec<KnownFrames>,
+    /// The video that it was made from, when it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<GivenVideo>,
     /// The solver, as the command line names it.
     pub sampler: String,
     /// The model, by name or folder.
@@ -60,6 +63,18 @@ pub struct KnownFrames {
     pub count: u32,
     /// SHA-256 of their sides (as decimal `WxH\n`) and RGB bytes, one after the other.
     pub sha256: String,
+}
+
+/// A video that another was made from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GivenVideo {
+    /// How many of its frames were used.
+    pub count: u32,
+    /// SHA-256 of their sides (as decimal `WxH\n`) and RGB bytes, one after the other; the command line stretches them to
+    /// the size of the video first.
+    pub sha256: String,
+    /// How far the result may go from it, above 0 to 1.
+    pub strength: f64,
 }
 
 impl Recipe {

@@ -9,7 +9,7 @@ use crate::gpu::{Gpu, Program, Tensor};
 use crate::graph::{Graph, TensorType, Var};
 use crate::models::wan_transformer::{TextContext, WanTransformer};
 use crate::nn::KeyValue;
-use crate::sampling::{Combine, Slot, Solver};
+use crate::sampling::{Combine, Slot};
 use crate::tensor::{DType, HostTensor};
 
 /// Refuses sizes whose tokens no buffer of the device can hold, before anything is computed.
@@ -41,8 +41,8 @@ pub struct Given<'a> {
     pub text: &'a Text,
     /// The latents of frames that are known.
     pub condition: Option<&'a Condition>,
-    /// \[1, C, F, h, w\] f32
-    pub noise: &'a HostTensor,
+    /// What the first step takes, \[1, C, F, h, w\] f32.
+    pub start: &'a HostTensor,
 }
 
 /// Denoises the noise and returns the latents \[1, C, F, h, w\].
@@ -57,7 +57,7 @@ pub fn denoise(
     compute: DType,
     observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<HostTensor> {
-    let solver = Solver::new(&settings.sampler, settings.steps)?;
+    let solver = settings.solver()?;
     let guidance = settings.guidance()?;
     let latents = TensorType::f32(settings.latents);
     let mut slots = HashMap::new();
@@ -67,7 +67,7 @@ pub fn denoise(
     let slot = |slot: Slot| {
         slots.get(&slot).ok_or_else(|| Error::Internal(format!("the sampler's buffer {slot:?} is not there")))
     };
-    gpu.write(slot(Slot::Sample)?, given.noise)?;
+    gpu.write(slot(Slot::Sample)?, given.start)?;
 
     let steps = solver.steps().len();
     let mut combiner = Combiner { gpu, programs: HashMap::new() };

@@ -3,8 +3,7 @@
 use crate::error::Result;
 use crate::gpu::{Gpu, GpuOptions};
 use crate::media::{Frame, Recipe};
-use crate::pipeline::{Known, Model, Request, Settings, condition, decode, denoise, encode};
-use crate::sampling::randn;
+use crate::pipeline::{Known, Model, Request, Settings, condition, decode, denoise, encode, video};
 use crate::tensor::{DType, HostTensor};
 
 /// How to open an [`Engine`].
@@ -21,7 +20,7 @@ pub struct Engine {
 pub enum Phase {
     /// The text encoder.
     Text,
-    /// The VAE's encoder, latent frame by latent frame; only with known frames.
+    /// The VAE's encoder, latent frame by latent frame; only with known frames or a video.
     Encode,
     /// The transformer, step by step.
     Denoise,
@@ -115,8 +114,8 @@ impl Engine {
         decode::check_memory(&self.gpu, model, &settings)?;
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
         let condition = condition::condition(&self.gpu, model, &settings, observer)?;
-        let noise = settings.noise.clone().unwrap_or_else(|| randn(settings.latents, settings.seed));
-        let given = denoise::Given { text: &text, condition: condition.as_ref(), noise: &noise };
+        let start = video::start(&self.gpu, model, &settings, observer)?;
+        let given = denoise::Given { text: &text, condition: condition.as_ref(), start: &start };
         let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, observer)?;
         observer(Event::Latents(&latents))?;
         decode::decode(&self.gpu, model, &latents, observer)?;
@@ -155,6 +154,7 @@ impl Settings {
             guidance_low: self.guidance_low,
             shift: self.sampler.shift,
             known: self.known.iter().map(Known::recipe).collect(),
+            video: self.given_video(),
             sampler: self.sampler.sampler.name().into(),
             model: model.name().into(),
             model_hash: model.hash().into(),

@@ -29,14 +29,8 @@ impl Known {
 
     /// What a recipe says of them.
     pub(super) fn recipe(&self) -> KnownFrames {
-        let mut hash = Sha256::new();
-        for picture in &self.pixels {
-            hash.update(format!("{}x{}\n", picture.width, picture.height));
-            hash.update(&picture.rgb);
-        }
         let Range { start, end } = self.frames();
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        KnownFrames { start: start as u32, count: (end - start) as u32, sha256 }
+        KnownFrames { start: start as u32, count: (end - start) as u32, sha256: sha256(&self.pixels) }
     }
 
     /// Which frames of the video, once none is counted from its end.
@@ -49,6 +43,16 @@ impl Known {
     pub(super) fn picture(&self, frame: usize) -> Option<&Frame> {
         self.pixels.get(frame.checked_sub(self.frames().start)?)
     }
+}
+
+/// What identifies pictures in a recipe.
+pub(super) fn sha256(pictures: &[Frame]) -> String {
+    let mut hash = Sha256::new();
+    for picture in pictures {
+        hash.update(format!("{}x{}\n", picture.width, picture.height));
+        hash.update(&picture.rgb);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The known frames of a video of so many frames in their order, none counted from its end.

@@ -1,7 +1,7 @@
 //! From a prompt to frames.
 //!
 //! The way: [`Request`] -> [`Settings`] (every default filled in, everything checked) -> text states -> keys and values
-//! of the text; known frames -> their latents; noise -> latents, step by step -> frames, one latent frame at a time.
+//! of the text; known frames, a video -> their latents; noise -> latents, step by step -> frames, one latent frame at a time.
 
 mod condition;
 mod decode;
@@ -12,9 +12,11 @@ mod known;
 mod model;
 mod request;
 mod stream;
+mod video;
 
 pub use condition::{Condition, Conditioning};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};
 pub use known::Known;
 pub use model::{Defaults, Model};
 pub use request::{Precision, Request, Settings};
+pub use video::VideoUse;

@@ -1,8 +1,9 @@
 //! What is asked for, and what that comes to for a model.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
-use super::{Conditioning, Defaults, Known, Model, known};
+use super::{Conditioning, Defaults, Known, Model, VideoUse, known};
 use crate::error::{Error, Result};
 use crate::graph::{DeviceKind, DeviceProfile};
 use crate::media::Frame;
@@ -16,7 +17,8 @@ pub struct Request {
     pub prompt: String,
     /// What it does not show.
     pub negative: Option<String>,
-    /// Columns and rows of pixels. If open, the model's size, in the shape of the first known picture if there is one.
+    /// Columns and rows of pixels. If open, the model's size, in the shape of the video or the first known picture that is
+    /// given.
     pub size: Option<(usize, usize)>,
     /// Number of frames; or give `seconds`.
     pub frames: Option<usize>,
@@ -42,6 +44,11 @@ pub struct Request {
     pub noise: Option<HostTensor>,
     /// Frames that are known beforehand: a picture to begin with, a video to go on from (see [`Known`]).
     pub known: Vec<Known>,
+    /// A video to make another from, if not empty. Without a length the result is as long, but for frames at the end that
+    /// make no latent one; another size is stretched as diffusers does it.
+    pub video: Arc<[Frame]>,
+    /// How far the result may go from the video, above 0 to 1: that share of the steps is run. 0.8 if open.
+    pub strength: Option<f64>,
 }
 
 impl Request {
@@ -56,6 +63,15 @@ impl Request {
     /// [`Error::Request`] when the length or the rate cannot be.
     pub fn length(&self, model: &Model) -> Result<usize> {
         frames(model, self, rate(model, self)?)
+    }
+
+    /// Columns and rows that the video will have; they are not checked.
+    pub fn dimensions(&self, model: &Model) -> (usize, usize) {
+        let defaults = model.defaults();
+        let [_, rows, columns] = model.pixels_per_token();
+        let picture = self.video.first().or_else(|| self.known.first().and_then(|part| part.pixels.first()));
+        let usual = || picture.map(|picture| size_like(picture, defaults, [rows, columns]));
+        self.size.or_else(usual).unwrap_or((defaults.width, defaults.height))
     }
 }
 
@@ -134,6 +150,10 @@ pub struct Settings {
     pub noise: Option<HostTensor>,
     /// Frames that are known beforehand, in the order of the video.
     pub known: Vec<Known>,
+    /// The video that it is made from, at least as many frames; empty for none.
+    pub video: Arc<[Frame]>,
+    /// How far it may go from that video.
+    pub strength: f64,
     /// Shape of the latents \[1, C, F, h, w\].
     pub latents: [usize; 5],
 }
@@ -150,10 +170,7 @@ impl Settings {
         let defaults = model.defaults();
         let [_, rows, columns] = model.pixels_per_token();
         check_known(model, request)?;
-        let usual = || {
-            request.known.first().and_then(|part| part.pixels.first()).map(|p| size_like(p, defaults, [rows, columns]))
-        };
-        let (width, height) = request.size.or_else(usual).unwrap_or((defaults.width, defaults.height));
+        let (width, height) = request.dimensions(model);
         check_side("width", width, columns, model.longest_axis())?;
         check_side("height", height, rows, model.longest_axis())?;
 
@@ -164,6 +181,7 @@ impl Settings {
         if !(1..=MAX_STEPS).contains(&steps) {
             return Err(Error::request("--steps", format!("{steps} steps cannot be run; take 1 to {MAX_STEPS}")));
         }
+        let strength = strength(model, request, frames, steps)?;
         let guidance = request.guidance.unwrap_or(defaults.guidance);
         let guidance_low = request.guidance_low.or(defaults.guidance_low);
         if request.guidance_low.is_some() && !model.has_two_experts() {
@@ -203,6 +221,8 @@ impl Settings {
             seed: request.seed,
             noise: request.noise.clone(),
             known,
+            video: request.video.clone(),
+            strength,
             latents,
         })
     }
@@ -232,6 +252,38 @@ fn check_known(model: &Model, request: &Request) -> Result<()> {
     }
 }
 
+/// `strength` of diffusers' `WanVideoToVideoPipeline` when it is left open.
+const STRENGTH: f64 = 0.8;
+
+/// The strength, checked against the video that it is about.
+fn strength(model: &Model, request: &Request, frames: usize, steps: usize) -> Result<f64> {
+    let strength = request.strength.unwrap_or(STRENGTH);
+    if request.video.is_empty() {
+        let reason = "this is how far to go from a video; give one with --video";
+        return if request.strength.is_none() { Ok(strength) } else { Err(Error::request("--strength", reason)) };
+    }
+    match model.conditioning().video() {
+        VideoUse::Start => {}
+    }
+    if request.video.len() < frames {
+        let reason = format!("the video has {} frames, and {frames} are asked of it", request.video.len());
+        return Err(Error::request("--frames", reason));
+    }
+    if !(strength > 0.0 && strength <= 1.0) {
+        return Err(Error::request(
+            "--strength",
+            format!("{strength} is not above 0 and at most 1; 0.5 to 0.9 is usual"),
+        ));
+    }
+    if steps as f64 * strength < 1.0 {
+        let least = 1.0 / steps as f64;
+        let reason =
+            format!("with {steps} steps, {strength} leaves none to run; take {least:.3} or more, or more steps");
+        return Err(Error::request("--strength", reason));
+    }
+    Ok(strength)
+}
+
 /// A size of about the default's area in the shape of a picture (the `max_area` of Wan's image-to-video examples).
 fn size_like(picture: &Frame, defaults: &Defaults, [rows, columns]: [usize; 2]) -> (usize, usize) {
     let area = (defaults.width * defaults.height) as f64;
@@ -254,6 +306,13 @@ fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Resul
     Ok(())
 }
 
+impl Model {
+    /// The most frames that a video may have.
+    pub fn most_frames(&self) -> usize {
+        1 + (self.longest_axis() - 1) * self.frames_per_latent()
+    }
+}
+
 /// Frames a second.
 fn rate(model: &Model, request: &Request) -> Result<f64> {
     let fps = request.fps.unwrap_or(model.defaults().fps);
@@ -266,7 +325,7 @@ fn rate(model: &Model, request: &Request) -> Result<f64> {
 /// The number of frames: 1, 1 + f, 1 + 2 f... for a VAE that makes f frames of a latent one.
 fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
     let unit = model.frames_per_latent();
-    let most = 1 + (model.longest_axis() - 1) * unit;
+    let most = model.most_frames();
     if let Some(seconds) = request.seconds {
         if request.frames.is_some() {
             return Err(Error::request("--seconds", "give either --frames or --seconds, not both"));
@@ -278,7 +337,9 @@ fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
         let latent = ((seconds * fps - 1.0).max(0.0) / unit as f64).round() as usize;
         return Ok(1 + latent * unit);
     }
-    let frames = request.frames.unwrap_or(model.defaults().frames);
+    let whole = |frames: usize| 1 + (frames - 1).min(most - 1) / unit * unit;
+    let usual = if request.video.is_empty() { model.defaults().frames } else { whole(request.video.len()) };
+    let frames = request.frames.unwrap_or(usual);
     if frames == 0 || !(frames - 1).is_multiple_of(unit) || frames > most {
         let below = (1 + frames.saturating_sub(1) / unit * unit).min(most);
         let above = (below + unit).min(most);

@@ -37,6 +37,13 @@ impl Schedule {
         }
     }
 
+    /// The levels from step `first` on: a run that begins in the middle, with a sample of that noise.
+    #[must_use]
+    pub fn starting_at(self, first: usize) -> Self {
+        let from = |levels: Vec<f32>| levels.into_iter().skip(first).collect();
+        Self { sigmas: from(self.sigmas), timesteps: from(self.timesteps) }
+    }
+
     /// How many steps there are.
     pub fn steps(&self) -> usize {
         self.timesteps.len()

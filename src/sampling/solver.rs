@@ -89,7 +89,20 @@ impl Solver {
     /// # Errors
     /// As [`Schedule::new`], and when the settings leave a coefficient undefined.
     pub fn new(config: &SamplerConfig, steps: usize) -> Result<Self> {
-        let schedule = Schedule::new(config, steps)?;
+        Self::starting_at(config, steps, 0)
+    }
+
+    /// The same without the steps before `first`, for a sample that has the noise of that step ([`Solver::noised`]). As
+    /// in the reference, a solver that looks back begins there at order one.
+    ///
+    /// # Errors
+    /// As [`Solver::new`], and when no step would be left.
+    pub fn starting_at(config: &SamplerConfig, steps: usize, first: usize) -> Result<Self> {
+        let schedule = Schedule::new(config, steps)?.starting_at(first);
+        let steps = schedule.steps();
+        if steps == 0 {
+            return Err(Error::request("--steps", "no step would be left"));
+        }
         let mut slots = vec![Slot::Sample, Slot::Velocity];
         let all: Vec<Step> = match config.sampler {
             Sampler::Euler => schedule.sigmas.windows(2).map(|pair| euler(pair[1] - pair[0])).collect(),
@@ -106,7 +119,7 @@ impl Solver {
                 }
                 slots.push(Slot::Last);
                 slots.extend((0..=order).map(Slot::Model));
-                let unipc = UniPc { config, sigmas: &schedule.sigmas };
+                let unipc = UniPc { config, sigmas: &schedule.sigmas, first };
                 (0..steps).map(|i| unipc.step(i)).collect()
             }
         };
@@ -120,6 +133,14 @@ impl Solver {
             return Err(Error::request("--steps", reason));
         }
         Ok(Self { schedule, steps: all, slots })
+    }
+
+    /// The sample that the first step takes, of a clean one and noise: `(1 - sigma) clean + sigma noise`, in f32
+    /// (`add_noise` and `scale_noise` of diffusers' schedulers).
+    pub fn noised(&self, clean: &[f32], noise: &[f32]) -> Vec<f32> {
+        let sigma = self.schedule.sigmas.first().copied().unwrap_or_default();
+        let alpha = 1.0 - sigma;
+        clean.iter().zip(noise).map(|(&clean, &noise)| alpha * clean + sigma * noise).collect()
     }
 
     /// The noise levels and timesteps.
@@ -153,13 +174,15 @@ fn euler(difference: f32) -> Step {
 /// noise level is so near to 1 that rounding shows.
 struct UniPc<'a> {
     config: &'a SamplerConfig,
+    /// From the first step of this run on, which is number `first` of the whole.
     sigmas: &'a [f32],
+    first: usize,
 }
 
 impl UniPc<'_> {
     fn step(&self, i: usize) -> Step {
         let mut combines = vec![combine(self.model(i), self.convert(self.sigmas[i]))];
-        if i > 0 && !self.config.disable_corrector.contains(&(i - 1)) {
+        if i > 0 && !self.config.disable_corrector.contains(&(self.first + i - 1)) {
             combines.push(combine(Slot::Last, self.update(i - 1, self.order(i - 1), true)));
         } else {
             combines.push(combine(Slot::Last, [(Slot::Sample, 1.0)]));
