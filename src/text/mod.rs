@@ -4,7 +4,9 @@ mod clean;
 mod codepages;
 mod html;
 mod mojibake;
+mod sentencepiece;
 mod tokenizer;
 
 pub use clean::prompt_clean;
+pub use sentencepiece::{Piece, Pieces};
 pub use tokenizer::{MAX_TOKENS, Tokenizer};

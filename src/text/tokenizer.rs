@@ -9,6 +9,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::utils::truncation::TruncationParams;
 
+use super::Pieces;
 use crate::{Error, Result};
 
 /// How many tokens a prompt has at most, the end-of-sequence token included: the Wan pipelines' 512.
@@ -21,10 +22,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer folder (`tokenizer.json` and, if there is one, `tokenizer_config.json`) or a `tokenizer.json`.
+    /// Reads a tokenizer folder (`tokenizer.json` and, if there is one, `tokenizer_config.json`, else `spiece.model`), or one
+    /// of these files.
     ///
     /// # Errors
-    /// When there is no `tokenizer.json` or a file is broken.
+    /// When there is no such file or it is broken.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (file, folder) = if path.is_dir() {
@@ -32,13 +34,14 @@ impl Tokenizer {
         } else {
             (path.to_path_buf(), path.parent().unwrap_or(Path::new("")).to_path_buf())
         };
+        let model = if path.is_dir() { folder.join("spiece.model") } else { path.to_path_buf() };
+        if model.extension().is_some_and(|e| e == "model") && model.exists() && (!path.is_dir() || !file.exists()) {
+            let bytes = std::fs::read(&model).map_err(|source| Error::io(&model, source))?;
+            return Self::from_pieces(&model, Pieces::parse(&model, &bytes)?);
+        }
         if !file.exists() {
-            let reason = if folder.join("spiece.model").exists() {
-                "there is no tokenizer.json, only spiece.model, which is not supported; make one with Python: \
-                 `transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
-            } else {
-                "there is no tokenizer.json here; a model folder in the diffusers layout has one in `tokenizer/`"
-            };
+            let reason = "there is no tokenizer.json here, and no spiece.model; a model folder in the diffusers layout has \
+                          one in `tokenizer/`";
             return Err(Error::model(&file, reason));
         }
         let bytes = std::fs::read(&file).map_err(|source| Error::io(&file, source))?;
@@ -57,8 +60,8 @@ impl Tokenizer {
     /// # Errors
     /// When the content is broken.
     pub fn from_bytes(path: impl AsRef<Path>, json: &[u8], config: Option<&[u8]>) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
-        let broken = |e: &dyn std::fmt::Display| Error::model(&path, format!("this is not a usable tokenizer: {e}"));
+        let path = path.as_ref();
+        let broken = |e: &dyn std::fmt::Display| broken(path, e);
         let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| broken(&e))?;
         let class = match config {
             Some(config) => class_name(&path.with_file_name("tokenizer_config.json"), config)?,
@@ -67,6 +70,20 @@ impl Tokenizer {
         if matches!(class.as_deref(), Some("T5Tokenizer" | "T5TokenizerFast")) {
             as_t5(&mut inner).map_err(|e| broken(&e))?;
         }
+        Self::new(path, inner)
+    }
+
+    /// T5's tokenizer over the vocabulary of a SentencePiece model; `path` is named in errors.
+    ///
+    /// # Errors
+    /// When the vocabulary cannot be one: no `</s>`, an unknown token that is not there, a broken table of characters.
+    pub fn from_pieces(path: impl AsRef<Path>, pieces: Pieces) -> Result<Self> {
+        let path = path.as_ref();
+        Self::new(path, pieces.tokenizer().map_err(|e| broken(path, &e))?)
+    }
+
+    fn new(path: &Path, mut inner: tokenizers::Tokenizer) -> Result<Self> {
+        let broken = |e: &dyn std::fmt::Display| broken(path, e);
         inner.with_padding(None);
         let added = inner.get_post_processor().map_or(0, |p| tokenizers::PostProcessor::added_tokens(p, false));
         if added >= MAX_TOKENS {
@@ -74,7 +91,7 @@ impl Tokenizer {
         }
         let truncation = TruncationParams { max_length: MAX_TOKENS, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|e| broken(&e))?;
-        Ok(Self { inner, path })
+        Ok(Self { inner, path: path.to_path_buf() })
     }
 
     /// The ids of a prompt, cleaned beforehand, with the end-of-sequence token; at most [`MAX_TOKENS`], no padding.
@@ -99,6 +116,10 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
+fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Error {
+    Error::model(path, format!("this is not a usable tokenizer: {reason}"))
+}
+
 fn class_name(path: &Path, config: &[u8]) -> Result<Option<String>> {
     let config: Value =
         serde_json::from_slice(config).map_err(|e| Error::model(path, format!("this is not valid JSON: {e}")))?;
@@ -115,9 +136,13 @@ fn as_t5(tokenizer: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
     };
     let table = normalizers.into_iter().find(|n| matches!(n, NormalizerWrapper::Precompiled(_)));
     tokenizer.with_normalizer(table)?;
-    let words = Metaspace::new('▁', PrependScheme::Always, true);
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![WhitespaceSplit.into(), words.into()])));
+    tokenizer.with_pre_tokenizer(Some(t5_words()));
     Ok(())
+}
+
+/// How T5 splits a text: at white space, with a space before every word.
+pub(super) fn t5_words() -> Sequence {
+    Sequence::new(vec![WhitespaceSplit.into(), Metaspace::new('▁', PrependScheme::Always, true).into()])
 }
 
 #[cfg(test)]
@@ -167,8 +192,8 @@ mod tests {
         let error = Tokenizer::open(folder.path()).expect_err("empty").to_string();
         assert!(error.contains("tokenizer.json") && error.contains("no tokenizer.json here"), "{error}");
         std::fs::write(folder.path().join("spiece.model"), b"x").expect("written");
-        let error = Tokenizer::open(folder.path()).expect_err("only spiece.model").to_string();
-        assert!(error.contains("save_pretrained"), "{error}");
+        let error = Tokenizer::open(folder.path()).expect_err("only a broken spiece.model").to_string();
+        assert!(error.contains("spiece.model: this is not a usable"), "{error}");
         for broken in ["", "{}", "[1]", "{\"version\": \"1.0\"}"] {
             std::fs::write(folder.path().join("tokenizer.json"), broken).expect("written");
             let error = Tokenizer::open(folder.path()).expect_err(broken).to_string();

@@ -41,6 +41,16 @@ impl Config {
         Ok(Self { path: path.to_path_buf(), values })
     }
 
+    /// Settings that were found elsewhere than in a file; `path` is what errors call them.
+    pub fn from_values(path: impl AsRef<Path>, values: Map<String, Value>) -> Self {
+        Self { path: path.as_ref().to_path_buf(), values }
+    }
+
+    /// All settings.
+    pub fn into_values(self) -> Map<String, Value> {
+        self.values
+    }
+
     /// The file, as errors name it.
     pub fn path(&self) -> &Path {
         &self.path

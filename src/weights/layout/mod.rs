@@ -4,13 +4,16 @@
 //! [`recognise`] finds the networks among a file's names, each in one of several [`Layout`]s and below any prefix; the
 //! tables of the layouts can be read in both directions, so [`Layout::theirs`] names tensors for other programs.
 
+mod known;
 mod rule;
+mod settings;
 mod tables;
 mod vae;
 
 use std::collections::BTreeMap;
 
 use rule::Rule;
+pub use settings::{Settings, settings};
 
 /// A network of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
