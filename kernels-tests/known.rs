@@ -17,7 +17,7 @@ use crate::pipelines::{compare, request, worst_frame};
 fn open(name: &str, class: &str) -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&pipeline(name), folder.path());
-    if name == "e" {
+    if matches!(name, "e" | "f" | "g") {
         let model = Model::open(folder.path()).unwrap_or_else(|e| panic!("{e}"));
         return (folder, model);
     }
@@ -107,6 +107,13 @@ fn what_cannot_be_known_is_refused() {
     let (_folder, animates) = open("e", "");
     let error = Settings::resolve(&animates, &Request::new("a")).expect_err("refused").to_string();
     assert!(error.contains("--image"), "{error}");
+    // What goes from one picture to another wants both, be they two of one clip.
+    let (_folder, both) = open("g", "");
+    let error = Settings::resolve(&both, &asked).expect_err("refused").to_string();
+    assert!(error.contains("--end-image"), "{error}");
+    let mut two = asked.clone();
+    two.known.push(Known::last(asked.known[0].pixels[0].clone()));
+    Settings::resolve(&both, &two).unwrap_or_else(|e| panic!("{e}"));
     let late = Request { known: vec![Known { start: 99, ..asked.known[0].clone() }], ..asked.clone() };
     let error = Settings::resolve(&model, &late).expect_err("refused").to_string();
     assert!(error.contains("frame 99") && error.contains("81"), "{error}");

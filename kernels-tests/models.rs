@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use mutoscope::graph::{Bindings, Graph, NodeKind, Recording, TensorType, Twin, interpret};
+use mutoscope::media::Frame;
+use mutoscope::models::clip_vision::ClipVision;
 use mutoscope::models::umt5::Umt5;
-use mutoscope::models::wan_transformer::{TextContext, WanTransformer};
+use mutoscope::models::wan_transformer::{CrossContext, WanTransformer};
 use mutoscope::models::wan_vae::{WanVaeDecoder, WanVaeEncoder};
 use mutoscope::nn::Stream;
+use mutoscope::pipeline::ImageProcessor;
 use mutoscope::tensor::{DType, HostTensor};
 use mutoscope::text::{Tokenizer, prompt_clean};
+use mutoscope::weights::Config;
 
 use crate::device::gpu;
 use crate::golden::{Golden, count, distance, pipeline, text};
@@ -64,8 +68,8 @@ fn transformer_blocks_and_velocity() {
             let latents = item(&golden.tensor(case, "latents"), b);
 
             let graph = Graph::new();
-            let context = model.text_context(graph.input("text", states.shape(), DType::F32), DType::F32);
-            let context = TextContext { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32) };
+            let context = model.cross_context(graph.input("text", states.shape(), DType::F32), None, DType::F32);
+            let context = CrossContext { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32) };
             let input = graph.input("latents", latents.shape(), DType::F32);
             let velocity = model.forward(input, graph.input("time", [1], DType::F32), &context, DType::F32);
             graph.output("output", velocity);
@@ -131,6 +135,35 @@ fn umt5_states() {
             let error = distance(&strided(&twin["states"]), &want);
             assert!(error < NETWORK, "{}: twin {error:e}", text(case, "key"));
         }
+    }
+}
+
+#[test]
+fn clip_states() {
+    let golden = Golden::open("clip");
+    for case in golden.list("cases") {
+        let folder = pipeline(text(case, "pipeline"));
+        let config = Config::open(folder.join("image_processor/preprocessor_config.json"));
+        let processor = config.and_then(|config| ImageProcessor::read(&config)).unwrap_or_else(|e| panic!("{e}"));
+        let shown = golden.tensor(case, "picture");
+        let [height, width] = [0, 1].map(|axis| shown.shape()[axis] as u32);
+        let shown =
+            Frame::new(width, height, shown.to_f32().into_iter().map(|v| v as u8).collect()).expect("a picture");
+        let made = processor.pixels(&shown).unwrap_or_else(|e| panic!("{e}"));
+        let error = distance(&made.to_f64(), &golden.tensor(case, "pixels").to_f64());
+        assert!(error < 1e-7, "{}: pixels {error:e}", text(case, "key"));
+
+        let encoder = ClipVision::open(&folder.join("image_encoder")).unwrap_or_else(|e| panic!("{e}"));
+        let pixels = golden.tensor(case, "pixels");
+        let graph = Graph::new();
+        graph.output("states", encoder.forward(graph.input("pixels", pixels.shape(), DType::F32)));
+        let recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
+        let inputs = BTreeMap::from([("pixels".to_owned(), pixels)]);
+        let want = golden.tensor(case, "states").to_f64();
+        let (twin, device) = (run_twins(&recording, &inputs), run(&recording, &inputs));
+        let (twin, device) = (distance(&twin["states"], &want), distance(&device["states"], &want));
+        println!("{}: twin {twin:.1e} device {device:.1e}", text(case, "key"));
+        assert!(twin < NETWORK && device < NETWORK, "{}: twin {twin:e}, device {device:e}", text(case, "key"));
     }
 }
 

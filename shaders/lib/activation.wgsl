@@ -5,6 +5,11 @@ fn silu${suffix}(x: ${T}) -> ${T} {
     return x / (1.0 + exp(min(-x, ${T}(80.0))));
 }
 
+// x sigmoid(1.702 x)                                                                  arXiv:1606.08415, section 2
+fn quick_gelu${suffix}(x: ${T}) -> ${T} {
+    return x / (1.0 + exp(min(-1.702 * x, ${T}(80.0))));
+}
+
 // gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))                          arXiv:1606.08415
 // The argument is clamped since tanh of large arguments is NaN in some drivers.
 fn gelu_tanh${suffix}(x: ${T}) -> ${T} {

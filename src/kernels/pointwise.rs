@@ -22,6 +22,8 @@ pub enum Activation {
     GeluTanh,
     /// 0.5 x (1 + erf(x / sqrt 2)): PyTorch's `gelu`.
     GeluErf,
+    /// x sigmoid(1.702 x): the approximation of arXiv:1606.08415 that OpenAI's CLIP uses.
+    QuickGelu,
 }
 
 impl Activation {
@@ -32,6 +34,7 @@ impl Activation {
             Self::Silu => "silu",
             Self::GeluTanh => "gelu_tanh",
             Self::GeluErf => "gelu_erf",
+            Self::QuickGelu => "quick_gelu",
         }
     }
 }
@@ -192,6 +195,13 @@ impl<'g> Var<'g> {
         self.graph().apply(kernel, &[self, other])
     }
 
+    /// `self + other`, with `other` \[R, C\] repeated over rows, in the type of `self`.
+    #[track_caller]
+    pub fn add_as(self, other: Var<'g>) -> Var<'g> {
+        let kernel = Pointwise { op: PointwiseOp::Add, activation: Activation::Identity, out: self.dtype() };
+        self.graph().apply(kernel, &[self, other])
+    }
+
     /// act(self) * other: the gated unit of arXiv:2002.05202, in the type of `self`.
     #[track_caller]
     pub fn gated(self, activation: Activation, other: Var<'g>) -> Var<'g> {
@@ -225,21 +235,23 @@ pub const MUL: Op = Op { name: "mul", summary: "act(a) * b, b repeated over rows
 pub const ACTIVATE: Op = Op { name: "activate", summary: "act(a), and casts", cases: || cases(PointwiseOp::Activate) };
 
 fn cases(op: PointwiseOp) -> Vec<Case> {
-    use Activation::{GeluErf, GeluTanh, Identity, Silu};
+    use Activation::{GeluErf, GeluTanh, Identity, QuickGelu, Silu};
     let mut cases = Vec::new();
     let mut case = |a: &[usize], b: &[usize], activation, ty: DType, out: DType, bench: bool| {
         let mut inputs = vec![CaseInput::normal(a, ty)];
         if op != PointwiseOp::Activate {
-            inputs.push(CaseInput::normal(b, DType::F32));
+            inputs.push(CaseInput::normal(b, if out == DType::F16 { ty } else { DType::F32 }));
         }
         let label = format!("{a:?}_{b:?}_{activation:?}_{ty}_{out}");
         let mut case = Case::new(label, Pointwise { op, activation, out }, inputs);
         case.bench = bench;
         cases.push(case);
     };
-    for activation in [Identity, Silu, GeluTanh, GeluErf] {
+    for activation in [Identity, Silu, GeluTanh, GeluErf, QuickGelu] {
         case(&[2, 3, 5], &[5], activation, DType::F32, DType::F32, false);
     }
+    case(&[2, 5, 16], &[2, 5, 16], Identity, DType::F16, DType::F16, false);
+    case(&[9, 40], &[40], QuickGelu, DType::F32, DType::F32, false);
     case(&[1], &[1], Identity, DType::F32, DType::F32, false);
     case(&[7, 52], &[7, 52], Silu, DType::F32, DType::F32, false);
     case(&[2, 9, 36], &[9, 36], Identity, DType::F32, DType::F32, false);

@@ -38,7 +38,7 @@ mod writer;
 mod tests;
 
 pub use format::{Format, Pattern};
-pub use input::{VideoReader, read_picture, read_video, resize};
+pub use input::{Filter, VideoReader, read_picture, read_video, resize, resize_by};
 pub use rate::Rate;
 pub use recipe::{GivenVideo, KnownFrames, Recipe, read_recipe};
 pub use staging::check_writable;

@@ -6,7 +6,7 @@ mod linear;
 mod norm;
 mod rope;
 
-pub use attention::{Attention, KeyValue};
+pub use attention::{Attention, Context, KeyValue};
 pub use conv::{CausalConv3d, ResampleConv2d, Stream};
 pub use linear::Linear;
 pub use norm::{ChannelNorm, LayerNorm, RmsNorm};

@@ -22,7 +22,8 @@ pub enum Conditioning {
     /// enough for its whole latent frame; what is not known stands still, showing the nearest frame that is.
     Timesteps,
     /// Further channels of its input: for each latent frame which of its frames are known, then the latents of a video
-    /// that is grey where nothing is (Wan 2.2 I2V-A14B).
+    /// that is grey where nothing is (Wan 2.2 I2V-A14B). Wan 2.1 I2V also sees the first known frame by CLIP, and FLF2V the
+    /// first and the last.
     Channels,
 }
 
@@ -36,8 +37,13 @@ pub enum Condition {
         /// \[F\]: which latent frames are known.
         known: Vec<bool>,
     },
-    /// By [`Conditioning::Channels`]: \[1, M + C, F, h, w\] f32, M mask channels before those of the latents.
-    Channels(HostTensor),
+    /// By [`Conditioning::Channels`].
+    Channels {
+        /// \[1, M + C, F, h, w\] f32: M mask channels before those of the latents.
+        channels: HostTensor,
+        /// What CLIP sees of them, \[1, P, I\] f32, in models whose blocks attend to it.
+        pictures: Option<HostTensor>,
+    },
 }
 
 impl Condition {
@@ -45,7 +51,7 @@ impl Condition {
     pub fn times(&self, time: f32) -> Vec<f32> {
         match self {
             Self::Timesteps { known, .. } => known.iter().map(|&known| if known { 0.0 } else { time }).collect(),
-            Self::Channels(_) => vec![time],
+            Self::Channels { .. } => vec![time],
         }
     }
 
@@ -56,15 +62,23 @@ impl Condition {
             Self::Timesteps { latents: clean, known } => {
                 latents.mul(graph.constant(unknown(clean, known))).add(graph.constant(clean.clone()))
             }
-            Self::Channels(further) => {
+            Self::Channels { channels, .. } => {
                 let without_batch = |shape: crate::tensor::Shape| [shape[1], shape[2], shape[3], shape[4]];
-                let further = graph.constant(further.clone());
+                let further = graph.constant(channels.clone());
                 let joined = latents
                     .reshape(without_batch(latents.shape()))
                     .concat(further.reshape(without_batch(further.shape())));
                 let [channels, frames, rows, columns] = [0, 1, 2, 3].map(|axis| joined.shape()[axis]);
                 joined.reshape([1, channels, frames, rows, columns])
             }
+        }
+    }
+
+    /// What the blocks attend to beside the text.
+    pub fn pictures(&self) -> Option<&HostTensor> {
+        match self {
+            Self::Timesteps { .. } => None,
+            Self::Channels { pictures, .. } => pictures.as_ref(),
         }
     }
 
@@ -106,7 +120,9 @@ pub fn condition(
         Conditioning::Channels => {
             let grey = |frame| settings.known.iter().find_map(|part| part.picture(frame));
             let latents = encode(gpu, model, settings, frames, &grey, observer)?;
-            Some(Condition::Channels(with_mask(model, settings, &latents.only(&vec![true; frames]))))
+            let channels = with_mask(model, settings, &latents.only(&vec![true; frames]));
+            let seen = model.image_encoder.as_ref().map(|encoder| encoder.see(gpu, model, settings, observer));
+            Some(Condition::Channels { channels, pictures: seen.transpose()? })
         }
     })
 }

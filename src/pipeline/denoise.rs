@@ -7,8 +7,8 @@ use super::{Condition, Event, Model, Phase, Settings};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Program, Tensor};
 use crate::graph::{Graph, TensorType, Var};
-use crate::models::wan_transformer::{TextContext, WanTransformer};
-use crate::nn::KeyValue;
+use crate::models::wan_transformer::{CrossContext, WanTransformer};
+use crate::nn::{Context, KeyValue};
 use crate::sampling::{Combine, Slot};
 use crate::tensor::{DType, HostTensor};
 
@@ -121,7 +121,7 @@ fn choose<'m>(model: &'m Model, time: f64, settings: &Settings) -> (bool, &'m Wa
 /// A program that reads the sample and the inputs `time` \[1\], or \[F\] with known frames, and `guidance` \[B\], and
 /// leaves the guided velocity.
 ///
-/// What does not change between steps, the keys and values of the text, is computed here once.
+/// What does not change between steps, the keys and values of the text and of pictures, is computed here once.
 fn compile(
     gpu: &Gpu,
     transformer: &WanTransformer,
@@ -133,10 +133,14 @@ fn compile(
 ) -> Result<Program> {
     let Given { text, condition, .. } = given;
     let graph = Graph::new();
-    let context = transformer.text_context(graph.constant(text.states.clone()), compute);
-    for (i, KeyValue { keys, values }) in context.iter().enumerate() {
-        graph.output(&key_name(i), *keys);
-        graph.output(&value_name(i), *values);
+    let pictures = condition.and_then(Condition::pictures).map(|states| graph.constant(states.clone()));
+    let context = transformer.cross_context(graph.constant(text.states.clone()), pictures, compute);
+    let sees_pictures = context.iter().any(|block| block.pictures.is_some());
+    let pairs = context.iter().flat_map(|block| [Some(block.text), block.pictures]).flatten();
+    let parts: Vec<Var<'_>> = pairs.flat_map(|pair| [pair.keys, pair.values]).collect();
+    let names: Vec<String> = (0..parts.len()).map(|i| format!("context.{i}")).collect();
+    for (name, part) in names.iter().zip(&parts) {
+        graph.output(name, *part);
     }
     let prepared = gpu.compile(&graph.finish()?, &[])?;
     prepared.run(&mut |fraction| {
@@ -145,23 +149,14 @@ fn compile(
     })?;
 
     let graph = Graph::new();
-    let mut names = Vec::new();
-    let mut bound = Vec::new();
-    for i in 0..transformer.depth() {
-        for name in [key_name(i), value_name(i)] {
-            bound.push(prepared.output(&name)?.clone());
-            names.push(name);
-        }
-    }
+    let bound = names.iter().map(|name| prepared.output(name).cloned()).collect::<Result<Vec<_>>>()?;
     drop(prepared);
     let input = |name: &str, tensor: &Tensor| graph.input(name, tensor.ty().shape, tensor.ty().dtype);
-    let blocks = (0..transformer.depth())
-        .map(|i| KeyValue {
-            keys: input(&names[2 * i], &bound[2 * i]),
-            values: input(&names[2 * i + 1], &bound[2 * i + 1]),
-        })
-        .collect();
-    let context = TextContext { blocks, key_bias: graph.constant(text.key_bias.clone()) };
+    let mut parts = names.iter().zip(&bound).map(|(name, tensor)| input(name, tensor));
+    let mut pair = || Some(KeyValue { keys: parts.next()?, values: parts.next()? });
+    let mut block = || Some(Context { text: pair()?, pictures: if sees_pictures { Some(pair()?) } else { None } });
+    let blocks = std::iter::from_fn(&mut block).collect();
+    let context = CrossContext { blocks, key_bias: graph.constant(text.key_bias.clone()) };
     let latents = input("sample", sample);
     let seen = condition.map_or(latents, |condition| condition.input(latents));
     let times = condition.map_or(1, |condition| condition.times(0.0).len());
@@ -179,14 +174,6 @@ fn guide(answers: Var<'_>, ty: TensorType) -> Var<'_> {
     let batch = answers.shape()[0];
     let parts: Vec<Var<'_>> = (0..batch).map(|b| answers.slice(b..b + 1).reshape(ty.shape)).collect();
     Var::linear_combination(&parts, graph.input("guidance", [batch], DType::F32))
-}
-
-fn key_name(block: usize) -> String {
-    format!("text.keys.{block}")
-}
-
-fn value_name(block: usize) -> String {
-    format!("text.values.{block}")
 }
 
 /// Runs the sampler's combinations, with one program for each set of buffers.

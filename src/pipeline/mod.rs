@@ -3,6 +3,7 @@
 //! The way: [`Request`] -> [`Settings`] (every default filled in, everything checked) -> text states -> keys and values
 //! of the text; known frames, a video -> their latents; noise -> latents, step by step -> frames, one latent frame at a time.
 
+mod clip;
 mod condition;
 mod decode;
 mod denoise;
@@ -14,6 +15,7 @@ mod request;
 mod stream;
 mod video;
 
+pub use clip::ImageProcessor;
 pub use condition::{Condition, Conditioning};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};
 pub use known::Known;

@@ -239,13 +239,20 @@ fn check_known(model: &Model, request: &Request) -> Result<()> {
         Conditioning::None if !request.known.is_empty() => {
             let reason = format!(
                 "`{}` makes videos from text alone; pictures take a model such as Wan 2.2 TI2V-5B (with expand_timesteps \
-                 in its model_index.json) or I2V-A14B",
+                 in its model_index.json), I2V-A14B, or Wan 2.1 I2V or FLF2V",
                 model.name()
             );
             Err(Error::request("known frames", reason))
         }
         Conditioning::Channels if request.known.is_empty() => {
             let reason = format!("`{}` animates a picture: give it one with --image", model.name());
+            Err(Error::request("known frames", reason))
+        }
+        _ if model.takes_both_ends() && request.known.iter().map(|part| part.pixels.len()).sum::<usize>() < 2 => {
+            let reason = format!(
+                "`{}` goes from one picture to another: give it both, with --image and --end-image",
+                model.name()
+            );
             Err(Error::request("known frames", reason))
         }
         _ => Ok(()),

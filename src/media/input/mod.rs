@@ -17,7 +17,7 @@ use image::ImageError;
 use super::Fault;
 
 pub use picture::read_picture;
-pub use resize::resize;
+pub use resize::{Filter, resize, resize_by};
 pub use video::{VideoReader, read_video};
 
 /// The most pixels that a picture may have (16384 x 8192): more than any camera's, and 400 MB as RGB.

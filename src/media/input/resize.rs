@@ -1,4 +1,4 @@
-//! Resampling with the Lanczos window, in the fixed-point arithmetic of Pillow, whose pixels diffusers' pipelines see.
+//! Resampling in the fixed-point arithmetic of Pillow, whose pixels the pipelines of diffusers and transformers see.
 
 use std::f64::consts::PI;
 
@@ -6,8 +6,46 @@ use super::MOST_PIXELS;
 use crate::error::{Error, Result};
 use crate::media::Frame;
 
-/// Lobes of the window on either side.
-const LOBES: f64 = 3.0;
+/// The function that input pixels are weighted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// sinc(x) sinc(x / 3) between -3 and 3: diffusers' pictures.
+    Lanczos,
+    /// The cubic of Keys (IEEE ASSP 29, 1981) with a = -1/2, between -2 and 2: CLIP's pictures.
+    Bicubic,
+    /// The tent, between -1 and 1.
+    Bilinear,
+    /// The mean of what a pixel covers.
+    Box,
+    /// sinc(x) under a Hamming window, between -1 and 1.
+    Hamming,
+}
+
+impl Filter {
+    /// Where it ends on either side.
+    const fn reach(self) -> f64 {
+        match self {
+            Self::Lanczos => 3.0,
+            Self::Bicubic => 2.0,
+            Self::Bilinear | Self::Hamming => 1.0,
+            Self::Box => 0.5,
+        }
+    }
+
+    fn weight(self, x: f64) -> f64 {
+        let sinc = |x: f64| if x == 0.0 { 1.0 } else { (PI * x).sin() / (PI * x) };
+        let a = x.abs();
+        match self {
+            Self::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            Self::Bicubic if a < 1.0 => (1.5 * a - 2.5) * a * a + 1.0,
+            Self::Bicubic if a < 2.0 => (((a - 5.0) * a + 8.0) * a - 4.0) * -0.5,
+            Self::Bilinear if a < 1.0 => 1.0 - a,
+            Self::Box if x > -0.5 && x <= 0.5 => 1.0,
+            Self::Hamming if a < 1.0 => sinc(a) * (0.54 + 0.46 * (PI * a).cos()),
+            _ => 0.0,
+        }
+    }
+}
 
 /// Fractional bits of a weight: 32 less 8 of the pixel and 2 for what the negative lobes make the rest exceed it by.
 const BITS: u32 = 22;
@@ -22,6 +60,14 @@ const BITS: u32 = 22;
 /// # Errors
 /// [`Error::Request`] when a side is zero or absurdly large, or when `frame` is not whole.
 pub fn resize(frame: &Frame, width: u32, height: u32) -> Result<Frame> {
+    resize_by(frame, width, height, Filter::Lanczos)
+}
+
+/// [`resize`] with another filter.
+///
+/// # Errors
+/// As [`resize`].
+pub fn resize_by(frame: &Frame, width: u32, height: u32, filter: Filter) -> Result<Frame> {
     if !frame.is_whole() {
         let reason = format!("{}x{} with {} bytes of RGB", frame.width, frame.height, frame.rgb.len());
         return Err(Error::request("frame", reason));
@@ -35,16 +81,16 @@ pub fn resize(frame: &Frame, width: u32, height: u32) -> Result<Frame> {
         let reason = format!("a picture of {}x{} cannot be made {width}x{height}", frame.width, frame.height);
         return Err(Error::request("--size", reason));
     }
-    let middle = stretch(frame, middle);
-    Ok(stretch(&middle, (width, height)))
+    let middle = stretch(frame, middle, filter);
+    Ok(stretch(&middle, (width, height), filter))
 }
 
 /// One pass, or none: a picture of a size that differs in one side at most.
-fn stretch(frame: &Frame, (width, height): (u32, u32)) -> Frame {
+fn stretch(frame: &Frame, (width, height): (u32, u32), filter: Filter) -> Frame {
     let rgb = if width != frame.width {
-        across(&frame.rgb, frame.width as usize, &windows(frame.width, width))
+        across(&frame.rgb, frame.width as usize, &windows(frame.width, width, filter))
     } else if height != frame.height {
-        down(&frame.rgb, width as usize * 3, &windows(frame.height, height))
+        down(&frame.rgb, width as usize * 3, &windows(frame.height, height, filter))
     } else {
         frame.rgb.clone()
     };
@@ -58,28 +104,22 @@ struct Window {
 }
 
 /// The windows of all output pixels along one side.
-fn windows(from: u32, to: u32) -> Vec<Window> {
+fn windows(from: u32, to: u32, filter: Filter) -> Vec<Window> {
     let scale = f64::from(from) / f64::from(to);
     let stretch = scale.max(1.0);
-    let reach = LOBES * stretch;
+    let reach = filter.reach() * stretch;
     let window = |pixel: u32| {
         let centre = (f64::from(pixel) + 0.5) * scale;
         // Truncated towards zero, as Pillow has it; the ends of the picture cut the window off.
         let first = (centre - reach + 0.5) as u32;
         let end = ((centre + reach + 0.5) as u32).min(from);
-        let shape = |at: u32| lanczos((f64::from(at) - centre + 0.5) * (1.0 / stretch));
+        let shape = |at: u32| filter.weight((f64::from(at) - centre + 0.5) * (1.0 / stretch));
         let weights: Vec<f64> = (first..end).map(shape).collect();
         let sum: f64 = weights.iter().sum();
         let fixed = |weight: f64| (weight / sum * f64::from(1_u32 << BITS)).round() as i32;
         Window { first: first as usize, weights: weights.into_iter().map(fixed).collect() }
     };
     (0..to).map(window).collect()
-}
-
-/// sinc(x) sinc(x / 3) between -3 and 3, with sinc(x) = sin(pi x) / (pi x).
-fn lanczos(x: f64) -> f64 {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (PI * x).sin() / (PI * x) };
-    if (-LOBES..LOBES).contains(&x) { sinc(x) * sinc(x / LOBES) } else { 0.0 }
 }
 
 /// What a sum begins with, so that [`pixel`] rounds to nearest.

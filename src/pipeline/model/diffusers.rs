@@ -90,10 +90,17 @@ impl Source<'_> {
         let sampler_path = self.path("scheduler/scheduler_config.json");
         let has_defaults = self.optional("defaults.json")?.is_some();
         let has_image_encoder = self.optional("image_encoder/config.json")?.is_some();
+        let processor = "image_processor/preprocessor_config.json";
+        let has_processor = self.optional(processor)?.is_some();
         let mut texts = Vec::new();
-        for part in ["transformer", "text_encoder", "vae"] {
+        for part in
+            ["transformer", "text_encoder", "vae"].into_iter().chain(has_image_encoder.then_some("image_encoder"))
+        {
             let name = format!("{part}/config.json");
             texts.push((name.clone(), self.file(&name)?));
+        }
+        if has_processor {
+            texts.push((processor.into(), self.file(processor)?));
         }
         texts.push(("tokenizer/tokenizer.json".into(), tokenizer_json.unwrap_or_default()));
         Ok(Parts {
@@ -105,6 +112,7 @@ impl Source<'_> {
             vae: self.part("vae")?,
             transformer_low: index.boundary.is_some().then(|| self.part("transformer_2")).transpose()?,
             image_encoder: has_image_encoder.then(|| self.part("image_encoder")).transpose()?,
+            image_processor: has_processor.then(|| self.config(processor)).transpose()?,
             index,
             sampler: SamplerConfig::from_json(&sampler_path, &self.file("scheduler/scheduler_config.json")?)?,
             defaults: if has_defaults { Defaults::read(&self.config("defaults.json")?)? } else { Defaults::default() },

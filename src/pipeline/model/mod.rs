@@ -12,7 +12,9 @@ use diffusers::Source;
 use parts::{Part, Parts};
 
 use super::Conditioning;
+use super::clip::ImageEncoder;
 use crate::error::{Error, Result};
+use crate::models::clip_vision::{ClipVision, ClipVisionConfig};
 use crate::models::umt5::{Umt5, Umt5Config};
 use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
 use crate::models::wan_vae::{WanVaeConfig, WanVaeDecoder, WanVaeEncoder};
@@ -29,6 +31,8 @@ pub struct Model {
     /// The low-noise expert of models with two.
     pub(super) transformer_low: Option<Expert>,
     pub(super) vae: WanVaeDecoder,
+    /// Of models whose transformer sees pictures by CLIP.
+    pub(super) image_encoder: Option<ImageEncoder>,
     /// Read when it is first needed: most runs do without.
     vae_encoder: OnceLock<WanVaeEncoder>,
     conditioning: Conditioning,
@@ -89,6 +93,7 @@ impl Model {
             (Some(part), Some(boundary)) => Some(Expert { transformer: build_transformer(part)?, boundary }),
             _ => None,
         };
+        let image_encoder = image_encoder(&parts, &transformer)?;
         let model = Self {
             archives: parts.networks().map(|part| (part.role, part.archive.clone())).collect(),
             name: parts.name,
@@ -97,6 +102,7 @@ impl Model {
             transformer,
             transformer_low,
             vae,
+            image_encoder,
             vae_encoder: OnceLock::new(),
             conditioning,
             sampler: parts.sampler,
@@ -122,6 +128,9 @@ impl Model {
                     2 * z + masks
                 );
                 return Err(Error::model(path, reason));
+            }
+            if transformer.image_dim() != self.transformer.image_dim() {
+                return Err(Error::model(path, "its two transformers do not see pictures alike"));
             }
             if transformer.text_dim() != self.text_encoder.dim() {
                 let reason = format!(
@@ -161,6 +170,11 @@ impl Model {
     /// Whether it has a second transformer for low noise.
     pub fn has_two_experts(&self) -> bool {
         self.transformer_low.is_some()
+    }
+
+    /// Whether it wants a picture to begin with and another to end with (Wan 2.1 FLF2V).
+    pub fn takes_both_ends(&self) -> bool {
+        self.image_encoder.as_ref().is_some_and(|encoder| encoder.sees_both_ends)
     }
 
     /// How it is told of frames that are known beforehand: a picture to begin with, a video to go on from.
@@ -214,6 +228,30 @@ impl Model {
         let latent_frames = (frames - 1) / self.vae.temporal_factor() + 1;
         [1, self.vae.channels(), latent_frames, height / spatial, width / spatial]
     }
+}
+
+/// CLIP for a transformer that sees pictures by it.
+fn image_encoder(parts: &Parts, transformer: &WanTransformer) -> Result<Option<ImageEncoder>> {
+    let Some(takes) = transformer.image_dim() else { return Ok(None) };
+    let misfit = |reason: String| Error::model(parts.transformer.archive.path(), reason);
+    let Some(part) = &parts.image_encoder else {
+        return Err(misfit("it sees pictures by CLIP, and there is no image_encoder".into()));
+    };
+    let network = ClipVision::load(&part.archive, ClipVisionConfig::read(&part.config)?)?;
+    let (gives, tokens) = (network.dim(), network.tokens());
+    if takes != gives {
+        return Err(misfit(format!("it takes pictures of {takes} features, the image encoder gives {gives}")));
+    }
+    let positions = transformer.image_tokens();
+    if positions.is_some_and(|positions| positions != 2 * tokens) {
+        let reason = format!(
+            "it has positions for {} tokens, and two pictures are {} of the image encoder's",
+            positions.unwrap_or(0),
+            2 * tokens
+        );
+        return Err(misfit(reason));
+    }
+    ImageEncoder::new(network, parts.image_processor.as_ref(), positions.is_some()).map(Some)
 }
 
 fn build_transformer(part: &Part) -> Result<WanTransformer> {

@@ -26,6 +26,8 @@ pub(super) struct Parts {
     pub vae: Part,
     /// The encoder of pictures that some transformers read beside the text: CLIP, in Wan 2.1 I2V and FLF2V.
     pub image_encoder: Option<Part>,
+    /// What is done to pictures before that encoder (`preprocessor_config.json`); without it, what CLIP usually asks for.
+    pub image_processor: Option<Config>,
     /// The settings of the pipeline as a whole.
     pub index: Index,
     /// The sampler.

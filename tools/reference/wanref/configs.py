@@ -24,6 +24,9 @@ class Config:
     expand_timesteps: bool = False  # tokens have timesteps of their own
     boundary: float | None = None  # a second transformer below this share of the timesteps
     image: bool = False  # WanImageToVideoPipeline
+    clip: dict | None = None  # the image encoder
+    processor: dict | None = None  # how pictures are made ready for it
+    vace: bool = False  # WanVACEPipeline
     contrast: float = 1.0  # of the frames: scales the last convolution so that they fill 0..1 with little clamped
 
 
@@ -106,6 +109,44 @@ CONFIGS = {
             boundary=0.9,
             image=True,
             contrast=1.0,
+        ),
+        # As Wan 2.1 I2V: the picture in further channels, and by CLIP beside the text.
+        Config(
+            name="f",
+            transformer=dict(
+                num_attention_heads=2, attention_head_dim=18, num_layers=2, ffn_dim=44, text_dim=24, freq_dim=32, in_channels=14, out_channels=5,
+                image_dim=28, added_kv_proj_dim=36,
+            ),  # fmt: skip
+            text=dict(d_model=24, num_heads=3, d_kv=8, d_ff=40, num_layers=2),
+            vae=dict(base_dim=3, num_res_blocks=1, z_dim=5, dim_mult=[1, 2, 2, 3]),
+            tokenizer="unigram",
+            vocab=320,
+            sampler="unipc",
+            shift=3.0,
+            dtype=torch.float16,
+            image=True,
+            contrast=1.0,
+            clip=dict(hidden_size=28, intermediate_size=52, num_hidden_layers=3, num_attention_heads=2, image_size=28, patch_size=7, hidden_act="gelu"),
+            processor=dict(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        ),
+        # As Wan 2.1 FLF2V: the first and the last picture, by CLIP with positions of their own.
+        Config(
+            name="g",
+            transformer=dict(
+                num_attention_heads=3, attention_head_dim=12, num_layers=2, ffn_dim=52, text_dim=28, freq_dim=32, in_channels=16, out_channels=6,
+                image_dim=30, added_kv_proj_dim=36, pos_embed_seq_len=20,
+            ),  # fmt: skip
+            text=dict(d_model=28, num_heads=3, d_kv=8, d_ff=40, num_layers=2),
+            vae=dict(base_dim=3, num_res_blocks=1, z_dim=6, dim_mult=[1, 2, 2, 3]),
+            tokenizer="unigram",
+            vocab=320,
+            sampler="euler",
+            shift=4.0,
+            dtype=torch.float16,
+            image=True,
+            contrast=1.0,
+            clip=dict(hidden_size=30, intermediate_size=46, num_hidden_layers=4, num_attention_heads=3, image_size=24, patch_size=8, hidden_act="quick_gelu"),
+            processor=dict(size={"shortest_edge": 29}, crop_size={"height": 24, "width": 24}, image_mean=[0.4, 0.45, 0.5], image_std=[0.3, 0.25, 0.2]),
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Runs with known frames: WanImageToVideoPipeline and WanPipeline with `expand_timesteps`, on pipelines b, c and d, and as it is on e."""
+"""Runs with known frames: WanImageToVideoPipeline and WanPipeline with `expand_timesteps`, on pipelines b, c and d, and as it is on e, f and g."""
 
 import torch
 from diffusers import WanImageToVideoPipeline, WanPipeline
@@ -28,6 +28,13 @@ CASES = [
     ("e", "chinese", "negative", (32, 48, 13), 5, 3.0, "unipc-wan", 8.0, 16, {0: (1, 32, 48), 12: (1, 30, 30)}),
     ("e", "emoji", "empty", (32, 32, 1), 4, 1.0, None, None, 17, {0: (1, 32, 32)}),
     ("e", "long", "empty", (32, 32, 13), 3, 4.0, "euler", None, 18, {0: (3, 32, 32), 7: (2, 20, 20)}),
+    ("f", "plain", "negative", (48, 32, 9), 4, 5.0, None, None, 19, {0: (1, 70, 45)}),
+    ("f", "chinese", "empty", (32, 32, 5), 3, 1.0, None, None, 20, {0: (1, 20, 33)}),
+    ("f", "emoji", "empty", (32, 48, 13), 3, 3.0, "unipc-wan", 8.0, 21, {0: (1, 32, 48), 12: (1, 51, 40)}),
+    ("f", "long", "negative", (32, 32, 9), 3, 4.0, "euler", None, 22, {3: (2, 40, 40)}),
+    ("g", "plain", "empty", (48, 32, 9), 4, 5.0, None, None, 23, {0: (1, 48, 32), 8: (1, 61, 29)}),
+    ("g", "chinese", "negative", (32, 32, 5), 3, 1.0, None, None, 24, {0: (1, 30, 30), 4: (1, 9, 90)}),
+    ("g", "emoji", "negative", (32, 48, 13), 3, 6.0, "unipc", 3.0, 25, {0: (5, 32, 32), 12: (1, 24, 24)}),
 ]
 
 ABOUT = """\
@@ -37,7 +44,7 @@ Without known frames: WanPipeline. With the first alone: WanImageToVideoPipeline
 prepare_latents gives, as its condition, the latents of a video in which every frame shows the nearest known one (the earlier of two),
 and, as its mask, 0 for the latent frames with any known frame. Pipeline e has no timestep for every token: the picture comes in
 further channels, the last frame is diffusers' `last_image`, and for other sets prepare_latents does with any frames, grey where nothing is
-known, what it does with these."""
+known, what it does with these. So with pipelines f and g, of whose known frames CLIP sees the first (f), or the first and the last (g)."""
 
 
 def picture(width: int, height: int, generator: torch.Generator) -> torch.Tensor:
@@ -79,6 +86,8 @@ class KnownPipeline(WanImageToVideoPipeline):
 
 def parts(pipe) -> dict:
     found = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")}
+    if getattr(pipe, "image_encoder", None):
+        found |= {"image_encoder": pipe.image_encoder, "image_processor": pipe.image_processor}
     if pipe.config.boundary_ratio is not None:
         found |= {"transformer_2": pipe.transformer_2, "boundary_ratio": pipe.config.boundary_ratio}
     return found
@@ -107,12 +116,13 @@ def make(store: Store) -> None:
             pipe, given = WanPipeline(**parts(plain), expand_timesteps=True), {}
         else:
             given = {"image": Image.fromarray(shown[min(shown)].numpy())}
-            ends = {0, frames - 1} if config.image else {0}
+            sees_one = config.clip and "pos_embed_seq_len" not in config.transformer
+            ends = {0, frames - 1} if config.image and not sees_one else {0}
             kind = WanImageToVideoPipeline if set(shown) in ({0}, ends) else KnownPipeline
             pipe = kind(**parts(plain), expand_timesteps=expand)
             pipe.known = shown
-            if kind is WanImageToVideoPipeline and len(shown) > 1:
-                given["last_image"] = Image.fromarray(shown[frames - 1].numpy())
+            if len(shown) > 1 and (kind is WanImageToVideoPipeline or (config.clip and not sees_one)):
+                given["last_image"] = Image.fromarray(shown[max(shown)].numpy())
         pipe.set_progress_bar_config(disable=True)
 
         def call(output_type: str, latents=None):

@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline, WanTransformer3DModel, WanVACEPipeline, WanVACETransformer3DModel
 from diffusers.utils import logging as diffusers_logging
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from . import tokenizer, weights
@@ -25,18 +26,26 @@ def build(config: Config) -> WanPipeline:
     tokens = tokenizer.build(config.tokenizer, config.vocab)
     text = UMT5EncoderModel(UMT5Config(vocab_size=len(tokens), **config.text)).eval()
     shape = {"in_channels": 16, "out_channels": 16, **config.transformer}
-    transformers = [WanTransformer3DModel(**shape).eval() for _ in range(2 if config.boundary else 1)]
+    kind = WanVACETransformer3DModel if config.vace else WanTransformer3DModel
+    transformers = [kind(**shape).eval() for _ in range(2 if config.boundary else 1)]
     vae = AutoencoderKLWan(**config.vae, **latent_statistics(config, seed)).eval()
-    for number, module in enumerate((text, transformers[0], vae, *transformers[1:])):
+    clip = [CLIPVisionModel(CLIPVisionConfig(**config.clip)).eval()] if config.clip else []
+    for number, module in enumerate((text, transformers[0], vae, *transformers[1:], *clip)):
         weights.fill(module, seed + number, config.contrast)
     parts = {"tokenizer": tokens, "text_encoder": text, "vae": vae, "transformer": transformers[0]}
     parts["scheduler"] = scheduler(config.sampler, config.shift)
     if config.boundary:
         parts |= {"transformer_2": transformers[1], "boundary_ratio": config.boundary}
-    return pipeline_class(config)(**parts, expand_timesteps=config.expand_timesteps)
+    if clip:
+        parts |= {"image_encoder": clip[0], "image_processor": CLIPImageProcessorPil(**config.processor)}
+    if not config.vace:
+        parts["expand_timesteps"] = config.expand_timesteps
+    return pipeline_class(config)(**parts)
 
 
 def pipeline_class(config: Config):
+    if config.vace:
+        return WanVACEPipeline
     return WanImageToVideoPipeline if config.image else WanPipeline
 
 

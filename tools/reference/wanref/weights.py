@@ -42,6 +42,18 @@ ROLES = {
     "time_conv.bias": (0, 0.6),
     "decoder.conv_out.weight": (0, 0.45),
     "decoder.conv_out.bias": (0, 0.15),
+    # CLIP, and what the transformer makes of it
+    "class_embedding": (0, 1.0),
+    "position_embedding.weight": (0, 0.7),
+    "layrnorm.weight": (1.0, 0.3),
+    "layer_norm1.weight": (1.0, 0.3),
+    "layer_norm2.weight": (1.0, 0.3),
+    "self_attn.q_proj.weight": (0, 1.5),
+    "self_attn.k_proj.weight": (0, 1.5),
+    "image_embedder.norm1.weight": (1.0, 0.3),
+    "image_embedder.norm1.bias": (0, 0.3),
+    "pos_embed": (0, 0.7),
+    "norm_added_k.weight": (1.7, 0.4),
     # the rest
     "bias": (0, 0.35),
     "weight": (0, 1.2),
@@ -58,7 +70,8 @@ def draw(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
     mean, spread = role(name)
     generator = torch.Generator("cpu").manual_seed(seed ^ zlib.crc32(name.encode()))
     x = torch.randn(shape, generator=generator)
-    is_matrix = name.endswith("weight") and len(shape) > 1 and not name.endswith(("shared.weight", "relative_attention_bias.weight"))
+    is_table = name.endswith(("shared.weight", "relative_attention_bias.weight", "position_embedding.weight"))
+    is_matrix = name.endswith("weight") and len(shape) > 1 and not is_table
     if is_matrix:
         spread /= shape[1:].numel() ** 0.5
     return mean + spread * x
@@ -69,7 +82,9 @@ def fill(module: nn.Module, seed: int, contrast: float = 1.0) -> None:
     """Draws every parameter of `module` anew; `contrast` scales a decoder's last convolution."""
     for name, parameter in module.named_parameters():
         parameter.copy_(draw(name, parameter.shape, seed))
-        if name.startswith("blocks.") and name.endswith("scale_shift_table"):
+        if name.startswith(("blocks.", "vace_blocks.")) and name.endswith("scale_shift_table"):
             parameter[:, (2, 5)] += 0.7  # both gates: no block may be shut
+        if name.startswith("vace_blocks.") and name.endswith("proj_out.weight"):
+            parameter *= 2.5  # what the control has to say must be heard beside the video
         if name == "decoder.conv_out.weight":
             parameter *= contrast

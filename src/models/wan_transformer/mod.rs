@@ -1,15 +1,20 @@
 //! The Wan diffusion transformer: `WanTransformer3DModel` of diffusers' `models/transformers/transformer_wan.py`
 //! (Wan, arXiv:2503.20314; DiT, arXiv:2212.09748).
 
+mod block;
+mod image;
+
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Var};
 use crate::kernels::embed::sinusoid_frequencies;
 use crate::kernels::pointwise::Activation;
-use crate::nn::{Attention, KeyValue, LayerNorm, Linear, Rope, rope_tables};
+use crate::nn::{Context, Linear, Rope, rope_tables};
 use crate::tensor::{DType, HostTensor, Weight};
 use crate::weights::{Archive, Config, Scope};
+use block::{Block, add_table};
+use image::ImageEmbedder;
 
 /// What the transformer's constructor needs beyond the shapes of its tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,12 +40,6 @@ impl WanTransformerConfig {
         let patch: [usize; 3] = config.get_or("patch_size", [1, 2, 2])?;
         if patch.iter().any(|&p| p == 0 || p > 16) {
             return Err(config.error("patch_size", format!("{patch:?} is not a patch")));
-        }
-        for key in ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len"] {
-            if config.get_optional::<usize>(key)?.is_some() {
-                let reason = "this transformer reads its picture by CLIP (Wan 2.1 I2V), which is not supported yet";
-                return Err(config.error(key, reason));
-            }
         }
         if let Some(norm) = config.get_optional::<String>("qk_norm")?
             && norm != "rms_norm_across_heads"
@@ -72,6 +71,8 @@ pub struct WanTransformer {
     time_proj: Linear,
     text_in: Linear,
     text_out: Linear,
+    /// Of transformers that see pictures by CLIP.
+    image: Option<ImageEmbedder>,
     blocks: Vec<Block>,
     proj_out: Linear,
     table: Weight,
@@ -79,24 +80,11 @@ pub struct WanTransformer {
     in_channels: usize,
 }
 
+/// The text, and the pictures that CLIP sees, as every block attends to them.
 #[derive(Clone, Debug)]
-struct Block {
-    attn1: Attention,
-    attn2: Attention,
-    /// None when `cross_attn_norm` is off.
-    norm2: Option<LayerNorm>,
-    ffn_in: Linear,
-    ffn_out: Linear,
-    /// \[6, C\]
-    table: Weight,
-    eps: f32,
-}
-
-/// The text as every block attends to it, and the bias of its keys.
-#[derive(Clone, Debug)]
-pub struct TextContext<'g> {
+pub struct CrossContext<'g> {
     /// Keys and values of each block.
-    pub blocks: Vec<KeyValue<'g>>,
+    pub blocks: Vec<Context<'g>>,
     /// \[B, S\]: 0 for tokens, ln n for one row that stands for n rows of padding, very negative for rows not there.
     pub key_bias: Var<'g>,
 }
@@ -140,6 +128,7 @@ impl WanTransformer {
             time_proj: Linear::load_sized(&embedder.at("time_proj"), 6 * dim, dim),
             text_in: Linear::load_sized(&embedder.at("text_embedder.linear_1"), dim, text_dim),
             text_out: Linear::load_sized(&embedder.at("text_embedder.linear_2"), dim, dim),
+            image: embedder.has("image_embedder").then(|| ImageEmbedder::load(&embedder.at("image_embedder"), dim)),
             blocks,
             proj_out: Linear::load(&scope.at("proj_out"), dim),
             table: scope.vector("scale_shift_table", [2, dim]),
@@ -149,6 +138,11 @@ impl WanTransformer {
         };
         scope.ignore("rope");
         scope.finish()?;
+        // Each does nothing without the other.
+        if model.image.is_some() != model.sees_pictures() {
+            let reason = "it is there for pictures seen by CLIP, and not all that they take is";
+            return Err(Error::tensor(archive.path(), "condition_embedder.image_embedder", reason));
+        }
         Ok(model)
     }
 
@@ -160,6 +154,22 @@ impl WanTransformer {
     /// Channels of the velocity it gives.
     pub fn out_channels(&self) -> usize {
         self.proj_out.outputs() / self.config.patch.iter().product::<usize>()
+    }
+
+    /// Whether its blocks attend to pictures that CLIP has seen, beside the text.
+    pub fn sees_pictures(&self) -> bool {
+        self.blocks.iter().any(Block::sees_pictures)
+    }
+
+    /// Features of CLIP's states that it takes, if it sees pictures.
+    pub fn image_dim(&self) -> Option<usize> {
+        self.image.as_ref().map(ImageEmbedder::inputs)
+    }
+
+    /// Tokens of CLIP, of all pictures together, that it has positions for (Wan 2.1 FLF2V: those of a first and a last
+    /// picture).
+    pub fn image_tokens(&self) -> Option<usize> {
+        self.image.as_ref().and_then(ImageEmbedder::tokens)
     }
 
     /// Features of the text states it takes.
@@ -189,15 +199,18 @@ impl WanTransformer {
 
     /// The most features that a token has anywhere: those inside the feed-forward layers.
     pub fn widest(&self) -> usize {
-        self.blocks.iter().map(|block| block.ffn_in.outputs()).fold(self.dim, usize::max)
+        self.blocks.iter().map(Block::hidden).fold(self.dim, usize::max)
     }
 
-    /// Text states \[B, S, E\] -> keys and values of every block, in `compute` precision.
+    /// Text states \[B, S, E\] and CLIP's states of pictures \[1, P, I\] -> keys and values of every block, in `compute`
+    /// precision.
     #[track_caller]
-    pub fn text_context<'g>(&self, states: Var<'g>, compute: DType) -> Vec<KeyValue<'g>> {
-        let hidden = self.text_in.activate(states, Activation::GeluTanh);
+    pub fn cross_context<'g>(&self, text: Var<'g>, pictures: Option<Var<'g>>, compute: DType) -> Vec<Context<'g>> {
+        let hidden = self.text_in.activate(text, Activation::GeluTanh);
         let text = self.text_out.apply(hidden).cast(compute);
-        self.blocks.iter().map(|block| block.attn2.key_value(text)).collect()
+        let seen = self.image.as_ref().zip(pictures);
+        let pictures = seen.map(|(embedder, states)| embedder.forward(states).cast(compute));
+        self.blocks.iter().map(|block| block.context(text, pictures)).collect()
     }
 
     /// The velocity \[B, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], for the B texts of `context`.
@@ -205,7 +218,7 @@ impl WanTransformer {
     /// R is 1, or the number of the grid's frames when each has its own timestep. Matrix products and attention run in `compute`;
     /// norms, modulation, gated residuals and the time embedding in f32.
     #[track_caller]
-    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, context: &TextContext<'g>, compute: DType) -> Var<'g> {
+    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, context: &CrossContext<'g>, compute: DType) -> Var<'g> {
         let graph = latents.graph();
         let shape = latents.shape();
         let grid: [usize; 3] = std::array::from_fn(|axis| shape[axis + 2] / self.config.patch[axis]);
@@ -215,9 +228,9 @@ impl WanTransformer {
         let (time, modulation) = self.embed_time(time);
         let weight = graph.weight(&self.patch_weight);
         let mut x = latents.patch_embed(weight, graph.weight(&self.patch_bias), self.config.patch, batch);
-        for (i, (block, text)) in self.blocks.iter().zip(&context.blocks).enumerate() {
+        for (i, (block, seen)) in self.blocks.iter().zip(&context.blocks).enumerate() {
             let _scope = graph.scope(format_args!("blocks.{i}"));
-            x = block.forward(x, modulation, rope, *text, context.key_bias, compute);
+            x = block.forward(x, modulation, rope, *seen, context.key_bias, compute);
         }
         let [shift, scale] = add_table::<2>(graph.weight(&self.table), time);
         let x = self.proj_out.apply(x.ada_norm(shift, scale, self.config.eps, DType::F32));
@@ -237,51 +250,5 @@ impl WanTransformer {
     fn rope<'g>(&self, graph: &'g Graph, grid: [usize; 3]) -> Rope<'g> {
         let (cos, sin) = rope_tables(grid, self.dim / self.config.heads);
         Rope { cos: graph.constant(cos), sin: graph.constant(sin) }
-    }
-}
-
-/// table \[P, C\] + rows \[R, C\] or \[R, P C\] -> P tensors \[R, C\].
-fn add_table<'g, const P: usize>(table: Var<'g>, rows: Var<'g>) -> [Var<'g>; P] {
-    let (count, channels) = (rows.shape()[0], table.shape().last());
-    if rows.shape().last() == channels {
-        return table.unstack::<P>().map(|row| rows.add(row));
-    }
-    let sum = rows.add(table.reshape([P * channels])).reshape([count, P, channels]);
-    let by_part = if count == 1 { sum.reshape([P, 1, channels]) } else { sum.permute(&[1, 0, 2]) };
-    by_part.unstack()
-}
-
-impl Block {
-    fn load(scope: &Scope, dim: usize, config: &WanTransformerConfig) -> Self {
-        let ffn_in = Linear::load(&scope.at("ffn.net.0.proj"), dim);
-        Self {
-            attn1: Attention::load(&scope.at("attn1"), dim, config.heads, config.eps),
-            attn2: Attention::load(&scope.at("attn2"), dim, config.heads, config.eps),
-            norm2: scope.has("norm2.weight").then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
-            ffn_out: Linear::load_sized(&scope.at("ffn.net.2"), dim, ffn_in.outputs()),
-            ffn_in,
-            table: scope.vector("scale_shift_table", [6, dim]),
-            eps: config.eps,
-        }
-    }
-
-    /// x \[B, L, C\]; modulation \[R, 6 C\]
-    fn forward<'g>(
-        &self,
-        x: Var<'g>,
-        modulation: Var<'g>,
-        rope: Rope<'g>,
-        text: KeyValue<'g>,
-        key_bias: Var<'g>,
-        compute: DType,
-    ) -> Var<'g> {
-        let table = x.graph().weight(&self.table);
-        let [shift1, scale1, gate1, shift2, scale2, gate2] = add_table(table, modulation);
-        let attended = self.attn1.self_attend(x.ada_norm(shift1, scale1, self.eps, compute), rope);
-        let x = self.attn1.out().gated_add_to(x, gate1, attended);
-        let normed = self.norm2.as_ref().map_or_else(|| x.cast(compute), |norm| norm.apply(x, compute));
-        let x = self.attn2.out().add_to(x, self.attn2.cross_attend(normed, text, key_bias));
-        let hidden = self.ffn_in.activate(x.ada_norm(shift2, scale2, self.eps, compute), Activation::GeluTanh);
-        self.ffn_out.gated_add_to(x, gate2, hidden)
     }
 }

@@ -1,0 +1,84 @@
+//! One block of the transformer.
+
+use super::WanTransformerConfig;
+use crate::graph::Var;
+use crate::kernels::pointwise::Activation;
+use crate::nn::{Attention, Context, LayerNorm, Linear, Rope};
+use crate::tensor::{DType, Weight};
+use crate::weights::Scope;
+
+/// `WanTransformerBlock`: attention to itself, to the text (and pictures), and a feed-forward layer.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    attn1: Attention,
+    attn2: Attention,
+    /// None when `cross_attn_norm` is off.
+    norm2: Option<LayerNorm>,
+    ffn_in: Linear,
+    ffn_out: Linear,
+    /// \[6, C\]
+    table: Weight,
+    eps: f32,
+}
+
+/// table \[P, C\] + rows \[R, C\] or \[R, P C\] -> P tensors \[R, C\].
+pub(super) fn add_table<'g, const P: usize>(table: Var<'g>, rows: Var<'g>) -> [Var<'g>; P] {
+    let (count, channels) = (rows.shape()[0], table.shape().last());
+    if rows.shape().last() == channels {
+        return table.unstack::<P>().map(|row| rows.add(row));
+    }
+    let sum = rows.add(table.reshape([P * channels])).reshape([count, P, channels]);
+    let by_part = if count == 1 { sum.reshape([P, 1, channels]) } else { sum.permute(&[1, 0, 2]) };
+    by_part.unstack()
+}
+
+impl Block {
+    pub fn load(scope: &Scope, dim: usize, config: &WanTransformerConfig) -> Self {
+        let ffn_in = Linear::load(&scope.at("ffn.net.0.proj"), dim);
+        Self {
+            attn1: Attention::load(&scope.at("attn1"), dim, config.heads, config.eps),
+            attn2: Attention::load(&scope.at("attn2"), dim, config.heads, config.eps),
+            norm2: scope.has("norm2.weight").then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
+            ffn_out: Linear::load_sized(&scope.at("ffn.net.2"), dim, ffn_in.outputs()),
+            ffn_in,
+            table: scope.vector("scale_shift_table", [6, dim]),
+            eps: config.eps,
+        }
+    }
+
+    /// How many features its feed-forward layer has.
+    pub fn hidden(&self) -> usize {
+        self.ffn_in.outputs()
+    }
+
+    /// Whether it attends to pictures.
+    pub fn sees_pictures(&self) -> bool {
+        self.attn2.sees_pictures()
+    }
+
+    /// Keys and values of what it attends to.
+    #[track_caller]
+    pub fn context<'g>(&self, text: Var<'g>, pictures: Option<Var<'g>>) -> Context<'g> {
+        self.attn2.context(text, pictures)
+    }
+
+    /// x \[B, L, C\]; modulation \[R, 6 C\]
+    pub fn forward<'g>(
+        &self,
+        x: Var<'g>,
+        modulation: Var<'g>,
+        rope: Rope<'g>,
+        context: Context<'g>,
+        key_bias: Var<'g>,
+        compute: DType,
+    ) -> Var<'g> {
+        let table = x.graph().weight(&self.table);
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = add_table(table, modulation);
+        let attended = self.attn1.self_attend(x.ada_norm(shift1, scale1, self.eps, compute), rope);
+        let x = self.attn1.out().gated_add_to(x, gate1, attended);
+        let normed = self.norm2.as_ref().map_or_else(|| x.cast(compute), |norm| norm.apply(x, compute));
+        let x = self.attn2.out().add_to(x, self.attn2.cross_attend(normed, context, key_bias));
+        let hidden = self.ffn_in.activate(x.ada_norm(shift2, scale2, self.eps, compute), Activation::GeluTanh);
+        self.ffn_out.gated_add_to(x, gate2, hidden)
+    }
+}
