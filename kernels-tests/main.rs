@@ -18,4 +18,5 @@ mod quant;
 mod sampling;
 mod text;
 mod tidy;
+mod tiling;
 mod video;

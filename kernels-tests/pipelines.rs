@@ -107,6 +107,7 @@ fn a_run_tells_how_far_it_is_and_ends_when_asked() {
                     assert_eq!(index, pictures, "frames come in order");
                     pictures += 1;
                 }
+                Event::Settled(settings) => assert_eq!(settings.frames, count(case, "frames")),
                 Event::Latents(latents) => assert_eq!(latents.shape().rank(), 5),
             }
             Ok(())

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 use super::known::{self, KnownArguments};
 use super::progress::Reporter;
+use super::tiling::TilingArguments;
 use super::video::{self, VideoArguments};
-use super::{Outcome, Stop, output, values};
+use super::{Outcome, Stop, output, tiling, values};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -147,6 +148,9 @@ pub struct Arguments {
     #[command(flatten)]
     video: VideoArguments,
 
+    #[command(flatten)]
+    tiling: TilingArguments,
+
     /// Also write the final normalised latents, as tensor `latents` [1, C, F, h, w] in f32
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -220,12 +224,13 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         seed: arguments.seed,
         precision: arguments.precision,
         noise,
+        tiling: arguments.tiling.get(),
         ..Request::default()
     };
     let request = video::read(&arguments.video, &model, request)?;
     let known = known::read(&arguments.known, || request.length(&model))?;
     let request = Request { known, ..request };
-    let settings = Settings::resolve(&model, &request)?;
+    let mut settings = Settings::resolve(&model, &request)?;
     let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);
     let format = Format::of(out, frames)?;
     format.check(width, height, frames, settings.fps)?;
@@ -253,6 +258,15 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
     engine.generate(&model, &request, &mut |event| {
         heed()?;
         match event {
+            Event::Settled(settled) => {
+                if settled.tile != settings.tile {
+                    settings.clone_from(settled);
+                    if let Some(tile) = settings.tile {
+                        reporter.note(&tiling::told(tile));
+                    }
+                }
+                Ok(())
+            }
             Event::Progress { phase, step, steps, fraction } => reporter.progress(phase, step, steps, fraction),
             Event::Latents(latents) => match save_latents {
                 Some(path) => save(path, latents, &settings.recipe(&model, precision).to_json()?),
@@ -388,6 +402,7 @@ fn done(settings: &Settings, model: &Model, reporter: &Reporter, out: &Path, lat
     fields.extend([
         ("seconds", json!(reporter.elapsed())),
         ("phases", phases.into()),
+        ("vae_tile", json!(settings.tile.map(|tile| tile.to_string()))),
         ("latents", json!(latents.map(Path::to_string_lossy))),
         ("model_hash", json!(model.hash())),
     ]);

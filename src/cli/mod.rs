@@ -7,6 +7,7 @@ mod missing;
 mod ops;
 mod output;
 mod progress;
+mod tiling;
 mod values;
 mod video;
 

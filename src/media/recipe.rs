@@ -42,6 +42,9 @@ pub struct Recipe {
     /// The video that it was made from, when it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<GivenVideo>,
+    /// The tiles that the VAE worked on, as the command line names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_tile: Option<String>,
     /// The solver, as the command line names it.
     pub sampler: String,
     /// The model, by name or folder.

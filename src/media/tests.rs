@@ -48,6 +48,7 @@ fn recipe() -> Recipe {
         shift: 3.0,
         known: vec![KnownFrames { start: 0, count: 1, sha256: "ab".repeat(32) }],
         video: Some(GivenVideo { count: 33, sha256: "cd".repeat(32), strength: 0.8 }),
+        vae_tile: Some("256:192".into()),
         sampler: "unipc".into(),
         model: "embedded".into(),
         model_hash: "0123456789abcdef".into(),

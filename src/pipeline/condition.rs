@@ -6,7 +6,7 @@
 //! for the first, and where diffusers takes it the last, this is what `WanImageToVideoPipeline` does.
 
 use super::known::{known_latents, nearest};
-use super::video::{chunk, encode};
+use super::pictures::encode;
 use super::{Event, Model, Settings};
 use crate::error::Result;
 use crate::gpu::Gpu;
@@ -142,18 +142,4 @@ fn with_mask(model: &Model, settings: &Settings, latents: &HostTensor) -> HostTe
     }
     values.extend(latents.to_f32());
     HostTensor::from_f32([1, factor + channels, frames, rows, columns], &values)
-}
-
-/// Refuses sizes that the device cannot encode, before anything is computed.
-pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()> {
-    if settings.known.is_empty() && !settings.from_video() {
-        return Ok(());
-    }
-    let latents = known_latents(&settings.known, settings.latents[2], model.frames_per_latent());
-    let one = match model.conditioning() {
-        _ if settings.from_video() => latents.len() == 1,
-        Conditioning::Channels => latents.len() == 1,
-        Conditioning::None | Conditioning::Timesteps => latents.iter().rposition(|&known| known) == Some(0),
-    };
-    gpu.fits(&chunk(model, [settings.height, settings.width], one)?.0)
 }

@@ -1,9 +1,11 @@
 //! The engine: a device, and the run of a request on it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::media::{Frame, Recipe};
-use crate::pipeline::{Known, Model, Request, Settings, condition, decode, denoise, encode, video};
+use crate::pipeline::{
+    Known, Model, Request, Settings, Tiling, condition, decode, denoise, encode, pictures, tiles, video,
+};
 use crate::tensor::{DType, HostTensor};
 
 /// How to open an [`Engine`].
@@ -47,13 +49,15 @@ pub enum Event<'a> {
     Progress {
         /// The phase.
         phase: Phase,
-        /// Steps of it that are done: texts, denoising steps, latent frames.
+        /// Steps of it that are done: texts, denoising steps, latent frames (of each tile of the VAE).
         step: usize,
         /// Steps of it in all.
         steps: usize,
         /// Share of the phase that is done, 0 to 1, finer than steps.
         fraction: f64,
     },
+    /// The first event: the settings, with what depends on the device settled, such as the VAE's tiles.
+    Settled(&'a Settings),
     /// The denoised latents \[1, C, F, h, w\] f32, normalised, before they are decoded.
     Latents(&'a HostTensor),
     /// The next frame.
@@ -107,22 +111,75 @@ impl Engine {
         request: &Request,
         observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Video> {
-        let settings = Settings::resolve(model, request)?;
+        let mut settings = Settings::resolve(model, request)?;
         let precision = request.precision.resolve(self.gpu.profile())?;
-        condition::check_memory(&self.gpu, model, &settings)?;
         denoise::check_memory(&self.gpu, model, &settings)?;
-        decode::check_memory(&self.gpu, model, &settings)?;
+        settings.tile = tiles::settle(&self.gpu, model, &settings)?;
+        observer(Event::Settled(&settings))?;
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
         let condition = condition::condition(&self.gpu, model, &settings, observer)?;
         let start = video::start(&self.gpu, model, &settings, observer)?;
         let given = denoise::Given { text: &text, condition: condition.as_ref(), start: &start };
         let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, observer)?;
         observer(Event::Latents(&latents))?;
-        decode::decode(&self.gpu, model, &latents, observer)?;
+        decode::decode(&self.gpu, model, &latents, settings.tile, observer)?;
         Ok(Video { settings, latents, precision })
     }
 
-    /// The same with all frames in memory.
+    /// Decodes latents that a run left, \[1, C, F, h, w\] f32, normalised; frames go to the observer.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) when the latents are of another model; as [`Engine::generate`].
+    pub fn decode(
+        &self,
+        model: &Model,
+        latents: &HostTensor,
+        tiling: Tiling,
+        observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let dims = latents.shape();
+        let whole = dims.rank() == 5 && dims[0] == 1 && dims[1] == model.vae.channels() && dims.count() > 0;
+        if !whole || latents.dtype() != DType::F32 {
+            let reason =
+                format!("{latents:?} are no latents of `{}`, f32[1, {}, F, h, w]", model.name(), model.vae.channels());
+            return Err(Error::request("latents", reason));
+        }
+        let dims = [0, 1, 2, 3, 4].map(|axis| dims[axis]);
+        let fits = |tile| decode::check_memory(&self.gpu, model, dims, tile);
+        let tile = tiling.settle(model, dims, &fits)?;
+        decode::decode(&self.gpu, model, latents, tile, observer)
+    }
+
+    /// The latents of a video, \[1, C, F, h, w\] f32, normalised: what a run with these frames as its video begins from.
+    /// They are stretched to the size of the first; frames at the end that make no latent one are left out.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) when there is no frame or its sides are no multiples of what a latent
+    /// covers; as [`Engine::generate`].
+    pub fn encode(
+        &self,
+        model: &Model,
+        frames: &[Frame],
+        tiling: Tiling,
+        observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<HostTensor> {
+        let Some(first) = frames.first() else { return Err(Error::request("frames", "there is none to encode")) };
+        let unit = model.pixels_per_latent();
+        let sides = [first.height as usize, first.width as usize];
+        if !sides.iter().all(|side| side.is_multiple_of(unit)) {
+            let reason = format!("sides of {}x{} are no multiples of {unit}", first.width, first.height);
+            return Err(Error::request("frames", reason));
+        }
+        let steps = 1 + (frames.len() - 1) / model.frames_per_latent();
+        let dims = [1, model.vae.channels(), steps, sides[0] / unit, sides[1] / unit];
+        let fits = |tile| pictures::check_memory(&self.gpu, model, dims, steps, tile);
+        let tile = tiling.settle(model, dims, &fits)?;
+        let picture = |frame: usize| frames.get(frame);
+        let encoded = pictures::encode_tiles(&self.gpu, model, dims, tile, (steps, &picture), observer)?;
+        Ok(encoded.only(&vec![true; steps]))
+    }
+
+    /// The same as [`Engine::generate`] with all frames in memory.
     ///
     /// # Errors
     /// As [`Engine::generate`].
@@ -155,6 +212,7 @@ impl Settings {
             shift: self.sampler.shift,
             known: self.known.iter().map(Known::recipe).collect(),
             video: self.given_video(),
+            vae_tile: self.tile.map(|tile| tile.to_string()),
             sampler: self.sampler.sampler.name().into(),
             model: model.name().into(),
             model_hash: model.hash().into(),

@@ -11,8 +11,10 @@ mod encode;
 mod engine;
 mod known;
 mod model;
+mod pictures;
 mod request;
 mod stream;
+mod tiles;
 mod video;
 
 pub use clip::ImageProcessor;
@@ -21,4 +23,5 @@ pub use engine::{Engine, EngineOptions, Event, Phase, Video};
 pub use known::Known;
 pub use model::{Defaults, Model};
 pub use request::{Precision, Request, Settings};
+pub use tiles::{Tile, Tiling};
 pub use video::VideoUse;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Conditioning, Defaults, Known, Model, VideoUse, known};
+use super::{Conditioning, Defaults, Known, Model, Tile, Tiling, VideoUse, known};
 use crate::error::{Error, Result};
 use crate::graph::{DeviceKind, DeviceProfile};
 use crate::media::Frame;
@@ -49,6 +49,8 @@ pub struct Request {
     pub video: Arc<[Frame]>,
     /// How far the result may go from the video, above 0 to 1: that share of the steps is run. 0.8 if open.
     pub strength: Option<f64>,
+    /// Whether the VAE works on tiles of the pictures.
+    pub tiling: Tiling,
 }
 
 impl Request {
@@ -154,6 +156,10 @@ pub struct Settings {
     pub video: Arc<[Frame]>,
     /// How far it may go from that video.
     pub strength: f64,
+    /// Whether the VAE may work on tiles.
+    pub tiling: Tiling,
+    /// The tiles that it works on. With [`Tiling::Auto`] the device decides, when the run begins.
+    pub tile: Option<Tile>,
     /// Shape of the latents \[1, C, F, h, w\].
     pub latents: [usize; 5],
 }
@@ -189,6 +195,10 @@ impl Settings {
             return Err(Error::request("--guidance-low", reason));
         }
         Guidance::new(guidance, guidance_low)?;
+        let tile = match request.tiling {
+            Tiling::On(tile) => tile.check(model).map(|()| Some(tile))?,
+            Tiling::Auto | Tiling::Off => None,
+        };
 
         let mut sampler = model.sampler().clone();
         if let Some(wanted) = request.sampler {
@@ -223,6 +233,8 @@ impl Settings {
             known,
             video: request.video.clone(),
             strength,
+            tiling: request.tiling,
+            tile,
             latents,
         })
     }
@@ -314,6 +326,11 @@ fn check_side(name: &str, side: usize, unit: usize, most_tokens: usize) -> Resul
 }
 
 impl Model {
+    /// Rows, and columns, of pixels that a latent stands for.
+    pub fn pixels_per_latent(&self) -> usize {
+        self.vae.spatial_factor()
+    }
+
     /// The most frames that a video may have.
     pub fn most_frames(&self) -> usize {
         1 + (self.longest_axis() - 1) * self.frames_per_latent()

@@ -9,6 +9,7 @@ use crate::nn::Stream;
 pub(super) struct Chunks {
     first: Program,
     next: Option<Program>,
+    memory: Vec<(String, Tensor)>,
 }
 
 /// The graph of one chunk, and the frames that its layers remember.
@@ -41,7 +42,12 @@ impl Chunks {
         };
         let first = compile(true)?;
         let next = if more { Some(compile(false)?) } else { None };
-        Ok(Self { first, next })
+        Ok(Self { first, next, memory })
+    }
+
+    /// Makes them ready for another video's first chunk.
+    pub fn forget(&self, gpu: &Gpu) -> Result<()> {
+        self.memory.iter().try_for_each(|(_, tensor)| gpu.clear(tensor))
     }
 
     /// The program for a chunk; they are to be run in the order of the video.

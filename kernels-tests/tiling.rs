@@ -1,0 +1,131 @@
+//! The VAE on tiles, against diffusers' tiled_decode and tiled_encode, and when it is used.
+
+use mutoscope::Error;
+use mutoscope::graph::DeviceProfile;
+use mutoscope::media::Frame;
+use mutoscope::pipeline::{Engine, Event, Model, Precision, Request, Settings, Tile, Tiling};
+use mutoscope::tensor::HostTensor;
+use serde_json::Value;
+
+use crate::device::gpu;
+use crate::golden::{Golden, count, distance, pipeline, text};
+use crate::pipelines::worst_frame;
+
+fn open(case: &Value) -> Model {
+    Model::open(pipeline(text(case, "pipeline"))).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn tiles(case: &Value) -> Tiling {
+    Tiling::On(Tile { size: count(case, "tile"), stride: count(case, "stride") })
+}
+
+fn decode(engine: &Engine, model: &Model, latents: &HostTensor, tiling: Tiling) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    let decoded = engine.decode(model, latents, tiling, &mut |event| {
+        if let Event::Frame { index, frame } = event {
+            assert_eq!(index, frames.len());
+            frames.push(frame.clone());
+        }
+        Ok(())
+    });
+    decoded.unwrap_or_else(|e| panic!("{e}"));
+    frames
+}
+
+#[test]
+fn tiles_are_decoded_as_diffusers_decodes_them() {
+    let golden = Golden::open("tiling");
+    let engine = Engine::on(gpu());
+    for case in golden.list("decode") {
+        let (model, latents) = (open(case), golden.tensor(case, "latents"));
+        let decibels = |tiling| worst_frame(&decode(&engine, &model, &latents, tiling), &golden.tensor(case, "frames"));
+        let (tiled, whole) = (decibels(tiles(case)), decibels(Tiling::Off));
+        println!("{}: worst frame {tiled:.1} dB, {whole:.1} dB without tiles", text(case, "key"));
+        assert!(tiled > 50.0 && whole < 40.0, "{}: {tiled:.1} dB, {whole:.1} dB without tiles", text(case, "key"));
+    }
+}
+
+#[test]
+fn tiles_are_encoded_as_diffusers_encodes_them() {
+    let golden = Golden::open("tiling");
+    let engine = Engine::on(gpu());
+    for case in golden.list("encode") {
+        let model = open(case);
+        let pixels = golden.tensor(case, "frames");
+        let [height, width] = [1, 2].map(|axis| pixels.shape()[axis]);
+        let bytes: Vec<u8> = pixels.to_f32().into_iter().map(|v| v as u8).collect();
+        let picture = |rgb: &[u8]| Frame::new(width as u32, height as u32, rgb.to_vec()).expect("a picture");
+        let frames: Vec<Frame> = bytes.chunks(height * width * 3).map(picture).collect();
+        let error = |tiling| {
+            let latents = engine.encode(&model, &frames, tiling, &mut |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
+            distance(&latents.to_f64(), &golden.tensor(case, "latents").to_f64())
+        };
+        let (tiled, whole) = (error(tiles(case)), error(Tiling::Off));
+        println!("{}: {tiled:.1e}, {whole:.1e} without tiles", text(case, "key"));
+        assert!(tiled < 1e-4 && whole > 1e-3, "{}: {tiled:e}, {whole:e} without tiles", text(case, "key"));
+    }
+}
+
+/// On a device without room for whole pictures, tiles are used by themselves, the largest that fit.
+#[test]
+fn tiles_come_when_memory_asks_for_them() {
+    let model = Model::open(pipeline("a")).unwrap_or_else(|e| panic!("{e}"));
+    let request = Request {
+        size: Some((208, 144)),
+        frames: Some(5),
+        steps: Some(1),
+        precision: Precision::F32,
+        ..Request::new("a cat walks on grass")
+    };
+    let run = |memory: Option<u64>, tiling: Tiling| {
+        let profile = DeviceProfile { memory, ..gpu().profile().clone() };
+        let engine = Engine::on(gpu().restricted(profile));
+        let mut settled: Option<Settings> = None;
+        let mut frames = Vec::new();
+        let video = engine.generate(&model, &Request { tiling, ..request.clone() }, &mut |event| {
+            match event {
+                Event::Settled(settings) => settled = Some(settings.clone()),
+                Event::Frame { frame, .. } => frames.push(frame.clone()),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        assert_eq!(settled.and_then(|settings| settings.tile), video.settings.tile);
+        let recipe = video.settings.recipe(&model, video.precision);
+        assert_eq!(recipe.vae_tile, video.settings.tile.map(|tile| tile.to_string()));
+        Ok::<_, Error>((video.settings.tile, frames))
+    };
+    let (none, whole) = run(None, Tiling::Auto).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(none, None);
+    let mut least = None;
+    for memory in [16 << 20, 8 << 20, 6 << 20, 4 << 20, 3 << 20, 2 << 20] {
+        match run(Some(memory), Tiling::Auto) {
+            Ok((tile, frames)) => {
+                if let Some(tile) = tile {
+                    assert!(tile.size.is_multiple_of(32) && tile.stride == tile.size / 4 * 3, "{tile}");
+                    assert_ne!(frames, whole, "tiles show");
+                    // What it chose is what anyone may ask for.
+                    let (_, same) = run(None, Tiling::On(tile)).unwrap_or_else(|e| panic!("{e}"));
+                    assert_eq!(frames, same);
+                    let off = run(Some(memory), Tiling::Off).expect_err("too large").to_string();
+                    assert!(off.contains("--vae-tiling"), "{off}");
+                    assert!(least.is_none_or(|least| tile.size <= least), "less memory, smaller tiles");
+                    least = Some(tile.size);
+                }
+            }
+            Err(error) => assert!(matches!(error, Error::OutOfMemory(_)) && least.is_some(), "{memory}: {error}"),
+        }
+    }
+    assert!(least.is_some(), "no memory was small enough for tiles");
+}
+
+#[test]
+fn tiles_that_are_not_made_of_latents_are_refused() {
+    let model = Model::open(pipeline("d")).unwrap_or_else(|e| panic!("{e}"));
+    for (size, stride, near) in [(100, 64, "96:64"), (64, 40, "64:32"), (32, 64, "32:32"), (8, 8, "16:16")] {
+        let tiling = Tiling::On(Tile { size, stride });
+        let error = Settings::resolve(&model, &Request { tiling, ..Request::new("a") }).expect_err("refused");
+        let told = error.to_string();
+        assert!(matches!(error, Error::Request { .. }) && told.contains("--vae-tile") && told.contains(near), "{told}");
+    }
+}
