@@ -33,3 +33,28 @@ fn quantised_elements_are_expanded_as_gguf_and_torch_do() {
     let all: Vec<DType> = DType::ALL.into_iter().filter(|dtype| dtype.is_quantised()).collect();
     assert_eq!(all.iter().filter(|dtype| !seen.contains(dtype)).count(), 0, "only {seen:?}");
 }
+
+#[test]
+fn elements_are_quantised_as_gguf_and_torch_do() {
+    let golden = Golden::open("quant");
+    for known in golden.list("quantised") {
+        let (stored, values) = case(&golden, known);
+        let quantised = values.quantise(stored.dtype()).expect("finite values");
+        let differ = quantised.bytes().iter().zip(stored.bytes()).position(|(a, b)| a != b);
+        assert_eq!((differ, quantised.bytes().len()), (None, stored.bytes().len()), "{stored:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_quantised_is_refused() {
+    let ramp = HostTensor::from_f32([2, 48], &(0..96).map(|v| v as f32 * 1000.0).collect::<Vec<_>>());
+    let refused = |tensor: &HostTensor, dtype| tensor.quantise(dtype).expect_err("refused");
+    assert!(refused(&ramp, DType::Q8_0).contains("48"));
+    let rows = ramp.reshape([3, 32]).expect("as many");
+    assert!(refused(&rows, DType::Q5_1).contains("written"));
+    assert!(refused(&rows, DType::F16).contains("f16"));
+    assert!(refused(&HostTensor::from_f32([2], &[1.0, f32::NAN]), DType::F8E4M3).contains("element 1"));
+    assert!(refused(&HostTensor::from_u32([2], &[1, 2]), DType::F8E4M3).contains("u32"));
+    let saturated = rows.quantise(DType::F8E4M3).expect("finite").to_f32();
+    assert_eq!(saturated.iter().copied().fold(0.0, f32::max), 448.0);
+}

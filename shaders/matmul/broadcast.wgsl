@@ -27,12 +27,11 @@ fn main(
     //# endfor
     //# endfor
     for (var k = 0u; k < depth; k += 1u) {
-        //# set load = load4 if VEC else load1
         //# for j in range(COLUMNS)
-        let b${j} = ${load("w", "w" ~ j ~ " + k", W)};
+        let b${j} = w_at(w${j} + k);
         //# endfor
         //# for g in range(LENT)
-        let l${g} = ${load("x", "x" ~ g ~ " + k", X)};
+        let l${g} = x_at(x${g} + k);
         //# for r in range(SUBGROUP)
         let a${g * SUBGROUP + r} = subgroupBroadcast(l${g}, ${r}u);
         //# for j in range(COLUMNS)

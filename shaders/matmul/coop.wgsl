@@ -2,7 +2,7 @@
 // A workgroup of WIDTH invocations computes 2 x 2 tiles, each of ACROSS x ACROSS matrices of SIZE x SIZE, one tile to a
 // subgroup of the SUBGROUPS that there are at most; should it have fewer subgroups than tiles, they take turns, and should it have more, the last tile is computed
 // more than once (matrices need uniform control flow). A slice of DEPTH of K of both operands is staged as f16: this is
-// where bf16 and f32 weights are rounded. Rows and columns past the end repeat the last one and are not stored; past the
+// where bf16, f32 and quantised weights are rounded. Rows and columns past the end repeat the last one and are not stored; past the
 // end of K there are zeros.
 //# include "matmul/operands.wgsl"
 
@@ -18,19 +18,16 @@ var<workgroup> sums: array<f32, ${SUBGROUPS * matrix}>;       // a matrix of eac
 fn stage_${name}(first: u32, k: u32, unit: u32) {
     let row = unit / ${DEPTH // 4}u;
     let inner = unit % ${DEPTH // 4}u * 4u;
-    let at = min(first + row, p.${limit} - 1u) * p.depth + k + inner;
     var value = vec4<f16>();
     //# if VEC
     if (k + inner < p.depth) {
-        //# if T == "f16"
-        value = ${name}[at / 4u];
-        //# else
-        value = vec4<f16>(${load4(name, "at / 4u", T)});
-        //# endif
+        let at = min(first + row, p.${limit} - 1u) * (p.depth / 4u) + (k + inner) / 4u;
+        value = ${name ~ "[at]" if T == "f16" else "vec4<f16>(" ~ name ~ "_at(at))"};
     }
     //# else
+    let at = min(first + row, p.${limit} - 1u) * p.depth + k + inner;
     //# for i in range(4)
-    if (k + inner + ${i}u < p.depth) { value[${i}] = f16(${load1(name, "at + " ~ i ~ "u", T)}); }
+    if (k + inner + ${i}u < p.depth) { value[${i}] = f16(${name}_at(at + ${i}u)); }
     //# endfor
     //# endif
     let to = row * ${PITCH}u + inner;

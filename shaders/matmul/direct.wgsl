@@ -30,12 +30,11 @@ fn main(
     //# endfor
     //# endfor
     for (var k = 0u; k < depth; k += 1u) {
-        //# set load = load4 if VEC else load1
         //# for j in range(COLUMNS)
-        let b${j} = ${load("w", "w" ~ j ~ " + k", W)};
+        let b${j} = w_at(w${j} + k);
         //# endfor
         //# for i in range(ROWS)
-        let a${i} = ${load("x", "x" ~ i ~ " + k", X)};
+        let a${i} = x_at(x${i} + k);
         //# for q in range(COLUMNS // 4)
         //# if VEC
         s${i}_${q} += vec4<f32>(dot(a${i}, b${4 * q}), dot(a${i}, b${4 * q + 1}), dot(a${i}, b${4 * q + 2}), dot(a${i}, b${4 * q + 3}));

@@ -2,7 +2,8 @@
 //     y[m, n] = residual[m, n] + gate[(m / each) mod R, n] * act(sum + bias[n]).
 // VEC: K is a multiple of four, x and w are read as vectors. WIDE: so is N, and columns are finished by fours.
 // A dispatch computes `rows` rows, all that its windows of x, residual and y hold, by `columns` columns, those whose
-// weights its window of w holds; these are the columns first_column... of y.
+// weights its window of w holds; these are the columns first_column... of y. QUANTISED weights are read as they are
+// stored, by words; sums with those of fp8 are multiplied by the tensor's scale.
 //# from "lib/storage.wgsl" import storage1, storage4, load1, load4, store1, store4
 //# include "lib/grid.wgsl"
 //# if ACTIVATION
@@ -18,13 +19,14 @@ struct Params {
     first_row: u32,     // the number of the first row among all that the gate serves
     gate_rows: u32,     // R
     gate_each: u32,     // rows in a run that share a row of the gate
+    scale: f32,         // of all weights
 }
 
 /*% macro of(T, vector) %*/
 /*%- if vector %*/${storage4(T)}/*% else %*/${storage1(T)}/*% endif -%*/
 /*% endmacro %*/
 @group(0) @binding(${next()}) var<storage, read> x: array<${of(X, VEC)}>;           // [M, K]
-@group(0) @binding(${next()}) var<storage, read> w: array<${of(W, VEC)}>;           // [N, K]
+@group(0) @binding(${next()}) var<storage, read> w: array<${"u32" if QUANTISED else of(W, VEC)}>;           // [N, K]
 //# if BIAS
 @group(0) @binding(${next()}) var<storage, read> bias: array<${of("f32", WIDE)}>;      // [N]
 //# endif
@@ -37,13 +39,26 @@ struct Params {
 @group(0) @binding(${next()}) var<storage, read_write> y: array<${of(Y, WIDE)}>;    // [M, N]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 
+// Elements of x and w: the index-th four of them where VEC is set, else the index-th.
+//# set element = "vec4<f32>" if VEC else "f32"
+fn x_at(index: u32) -> ${element} {
+    return ${load4("x", "index", X) if VEC else load1("x", "index", X)};
+}
+//# if QUANTISED
+//# include "lib/quant.wgsl"
+//# else
+fn w_at(index: u32) -> ${element} {
+    return ${load4("w", "index", W) if VEC else load1("w", "index", W)};
+}
+//# endif
+
 //# if WIDE
 // Four columns from `column` (a multiple of four) on; `row` and `column` count within the dispatch.
 fn finish4(sum: vec4<f32>, row: u32, column: u32) {
     let stride = p.stride / 4u;
     let n = (p.first_column + column) / 4u;
     let at = row * stride + n;
-    var value = sum;
+    var value = sum${" * p.scale" if W in ["f8e4m3", "f8e5m2"] else ""};
     //# if BIAS
     value += bias[n];
     //# endif
@@ -62,7 +77,7 @@ fn finish4(sum: vec4<f32>, row: u32, column: u32) {
 fn finish1(sum: f32, row: u32, column: u32) {
     let n = p.first_column + column;
     let at = row * p.stride + n;
-    var value = sum;
+    var value = sum${" * p.scale" if W in ["f8e4m3", "f8e5m2"] else ""};
     //# if BIAS
     value += bias[n];
     //# endif

@@ -32,12 +32,11 @@ fn main(
     //# endfor
     //# endfor
     for (var k = invocation; k < depth; k += ${WIDTH}u) {
-        //# set load = load4 if VEC else load1
         //# for j in range(COLUMNS)
-        let b${j} = ${load("w", "w" ~ j ~ " + k", W)};
+        let b${j} = w_at(w${j} + k);
         //# endfor
         //# for i in range(ROWS)
-        let a${i} = ${load("x", "x" ~ i ~ " + k", X)};
+        let a${i} = x_at(x${i} + k);
         //# for j in range(COLUMNS)
         s${i}_${j} += ${"dot" if VEC else ""}(a${i}${", " if VEC else " * "}b${j});
         //# endfor

@@ -12,19 +12,18 @@
 var<workgroup> xs: array<vec4<f32>, ${side * DEPTH}>;  // [DEPTH, SIDE / 4]
 var<workgroup> ws: array<vec4<f32>, ${side * DEPTH}>;  // [DEPTH, SIDE / 4]
 
-//# for name, T, limit in [("x", X, "rows"), ("w", W, "columns")]
+//# for name, limit in [("x", "rows"), ("w", "columns")]
 // Four elements of the row `row` of ${name} from `k` on, zeros past the end.
 fn load_${name}(row: u32, k: u32) -> vec4<f32> {
     var value = vec4<f32>();
     //# if VEC
     if (k < p.depth) {
-        let at = (min(row, p.${limit} - 1u) * p.depth + k) / 4u;
-        value = ${load4(name, "at", T)};
+        value = ${name}_at(min(row, p.${limit} - 1u) * (p.depth / 4u) + k / 4u);
     }
     //# else
     let at = min(row, p.${limit} - 1u) * p.depth + k;
     //# for i in range(4)
-    if (k + ${i}u < p.depth) { value[${i}] = ${load1(name, "at + " ~ i ~ "u", T)}; }
+    if (k + ${i}u < p.depth) { value[${i}] = ${name}_at(at + ${i}u); }
     //# endfor
     //# endif
     return value;

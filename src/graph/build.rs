@@ -287,6 +287,21 @@ impl<'g> Var<'g> {
         self.ty.dtype
     }
 
+    /// What its stored elements are multiplied by to give its values ([`HostTensor::scale`]): that of the weight or the
+    /// constant that it is, or is a part of; 1 for everything computed.
+    pub fn scale(self) -> f32 {
+        let Some(mut id) = self.id else { return 1.0 };
+        let inner = self.graph.inner.borrow();
+        loop {
+            match &inner.recording.nodes[id].kind {
+                NodeKind::Leaf(Leaf::Weight(weight)) => return weight.scale(),
+                NodeKind::Leaf(Leaf::Constant(tensor)) => return tensor.scale(),
+                NodeKind::Leaf(Leaf::Input(_)) | NodeKind::Op { .. } => return 1.0,
+                NodeKind::Copy { source: base, .. } | NodeKind::View { base, .. } => id = *base,
+            }
+        }
+    }
+
     /// The same elements under another shape; costs nothing.
     #[track_caller]
     pub fn reshape(self, shape: impl Into<Shape>) -> Var<'g> {

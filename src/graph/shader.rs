@@ -76,6 +76,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("conv/operands.wgsl", include_str!("../../shaders/conv/operands.wgsl")),
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/grid.wgsl", include_str!("../../shaders/lib/grid.wgsl")),
+    ("lib/quant.wgsl", include_str!("../../shaders/lib/quant.wgsl")),
     ("lib/rows.wgsl", include_str!("../../shaders/lib/rows.wgsl")),
     ("lib/storage.wgsl", include_str!("../../shaders/lib/storage.wgsl")),
     ("matmul/operands.wgsl", include_str!("../../shaders/matmul/operands.wgsl")),

@@ -39,6 +39,8 @@ pub struct CaseInput {
     pub dtype: DType,
     /// What the elements look like.
     pub fill: Fill,
+    /// What they are stored divided by (fp8; 1 for every other type).
+    pub scale: f32,
 }
 
 /// What made-up elements look like.
@@ -102,7 +104,12 @@ impl Case {
 impl CaseInput {
     /// Normal elements with a deviation of one.
     pub fn normal(shape: impl Into<Shape>, dtype: DType) -> Self {
-        Self { shape: shape.into(), dtype, fill: Fill::Normal(1.0) }
+        Self { shape: shape.into(), dtype, fill: Fill::Normal(1.0), scale: 1.0 }
+    }
+
+    /// The same stored divided by a scale (fp8).
+    pub fn scale(self, scale: f32) -> Self {
+        Self { scale, ..self }
     }
 
     /// The same shape and type with other elements.

@@ -176,7 +176,7 @@ pub const SINUSOID: Op = Op { name: "sinusoid", summary: "cosines and sines of t
 fn embedding_cases() -> Vec<Case> {
     use DType::{BF16, F16, F32};
     let case = |ids: &[usize], v: usize, c: usize, below: u32, ty: DType| {
-        let ids_input = CaseInput { shape: ids.into(), dtype: DType::U32, fill: Fill::Below(below) };
+        let ids_input = CaseInput::normal(ids, DType::U32).fill(Fill::Below(below));
         let inputs = vec![ids_input, CaseInput::normal([v, c], ty)];
         Case::new(format!("{ids:?}_below_{below}_{v}x{c}_{ty}"), Embedding, inputs)
     };

@@ -236,7 +236,7 @@ fn concat_cases() -> Vec<Case> {
     use DType::{F16, F32, U32};
     let case = |a: &[usize], b: &[usize], ty: DType| {
         let fill = if ty == U32 { Fill::Below(100_000) } else { Fill::Normal(1.0) };
-        let input = |shape: &[usize]| CaseInput { shape: shape.into(), dtype: ty, fill };
+        let input = |shape: &[usize]| CaseInput::normal(shape, ty).fill(fill);
         Case::new(format!("{a:?}_{b:?}_{ty}"), Concat, vec![input(a), input(b)])
     };
     vec![

@@ -14,9 +14,9 @@ use crate::graph::{
 };
 use crate::tensor::{DType, Shape};
 
-/// y = residual + gate * act(x w^T + bias), where what is switched off is left out.
+/// y = residual + gate * act(scale * x w^T + bias), where what is switched off is left out.
 ///
-/// Inputs in order: x \[..., K\] (f32, f16), w \[N, K\] (f32, f16, bf16), bias \[N\], residual \[..., N\],
+/// Inputs in order: x \[..., K\] (f32, f16), w \[N, K\] (any type but integers), bias \[N\], residual \[..., N\],
 /// gate \[R, N\] (f32, shared out over the rows of y by [`Repeat`]). y \[..., N\] is of type `out`. Sums are f32. An f32 x
 /// is multiplied in f32; an f16 x may be multiplied in f16, with w rounded to it.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub struct Matmul {
     pub gate: bool,
     /// Element type of y: f32 or f16.
     pub out: DType,
+    /// What stored elements of w are multiplied by to give its values: 1 for all but scaled fp8. Twins are given values.
+    pub scale: f32,
 }
 
 /// What becomes of the sums of [`Var::matmul`]: residual + gate * act(sum + bias).
@@ -86,14 +88,20 @@ impl Kernel for Matmul {
         if !matches!(x.dtype, DType::F32 | DType::F16) || !matches!(self.out, DType::F32 | DType::F16) {
             return Err(format!("takes and gives f32 and f16, not {} and {}", x.dtype, self.out));
         }
-        if !w.dtype.is_float() || inputs[2..].iter().any(|ty| ty.dtype != DType::F32) {
-            return Err("takes f32, f16 and bf16 weights, and f32 bias, residual and gate".into());
+        if w.dtype == DType::U32 || inputs[2..].iter().any(|ty| ty.dtype != DType::F32) {
+            return Err("takes floating-point or quantised weights, and f32 bias, residual and gate".into());
+        }
+        if self.scale != 1.0 && !w.dtype.is_fp8() {
+            return Err(format!("{} weights have no scale of {}", w.dtype, self.scale));
         }
         if w.shape.rank() != 2 || x.shape.rank() == 0 || x.shape.last() != w.shape.last() {
             return Err(format!("x {} and w {} do not share a last dimension", x.shape, w.shape));
         }
         if x.shape.count() == 0 || w.shape.count() == 0 {
             return Err(format!("x {} or w {} has no elements", x.shape, w.shape));
+        }
+        if w.dtype.bytes_of(w.shape.last()).is_none() {
+            return Err(format!("rows of {w} are no whole blocks"));
         }
         let columns = w.shape.rows();
         let y = x.shape.with_last(columns);
@@ -141,6 +149,7 @@ impl Kernel for Matmul {
                 ("X", Value::Name(profile.storage(x.dtype))),
                 ("W", Value::Name(profile.storage(w.dtype))),
                 ("Y", Value::Name(profile.storage(self.out))),
+                ("QUANTISED", Value::Bool(w.dtype.is_quantised())),
                 ("VEC", Value::Bool(vector)),
                 ("WIDE", Value::Bool(wide)),
                 ("BIAS", Value::Bool(self.bias)),
@@ -187,10 +196,12 @@ impl Kernel for Matmul {
             let params = words.iter().map(|&word| {
                 u32::try_from(word).map_err(|_| format!("a dimension of {word} is more than a shader can count"))
             });
+            let mut params = params.collect::<Result<Vec<_>, _>>()?;
+            params.push(self.scale.to_bits());
             launch.dispatches.push(Dispatch {
                 shader: shader.clone(),
                 bindings,
-                params: params.collect::<Result<_, _>>()?,
+                params,
                 groups: profile.grid(variant.groups(part.rows.len(), part.columns.len()))?,
             });
         }
@@ -207,7 +218,8 @@ impl Kernel for Matmul {
 }
 
 impl<'g> Var<'g> {
-    /// residual + gate * act(self w^T + bias) for self \[..., K\] and w \[N, K\], as `nn.Linear` keeps it.
+    /// residual + gate * act(self w^T + bias) for self \[..., K\] and w \[N, K\], as `nn.Linear` keeps it, of any type:
+    /// scaled where its leaf is.
     #[track_caller]
     pub fn matmul(self, w: Var<'g>, epilogue: Epilogue<'g>) -> Var<'g> {
         let Epilogue { bias, activation, residual, gate, out } = epilogue;
@@ -217,6 +229,7 @@ impl<'g> Var<'g> {
             residual: residual.is_some(),
             gate: gate.is_some(),
             out: out.unwrap_or(DType::F32),
+            scale: w.scale(),
         };
         let inputs: Vec<Var<'g>> = [Some(self), Some(w), bias, residual, gate].into_iter().flatten().collect();
         self.graph().apply(kernel, &inputs)

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Recording, Twin};
 use crate::kernels::{Case, CaseInput, Fill};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::{HostTensor, quant};
 
 /// How a case fared on a device.
 #[derive(Clone, Debug)]
@@ -109,7 +109,10 @@ fn made_up(input: &CaseInput, random: &mut Random) -> HostTensor {
         }
         Fill::Uniform(low, high) => {
             let values: Vec<f32> = (0..count).map(|_| low + (high - low) * random.uniform() as f32).collect();
-            cast(HostTensor::from_f32(input.shape, &values), input.dtype)
+            stored(&values, input)
+        }
+        Fill::Normal(deviation) if input.dtype.block_elements() > 1 => {
+            blocks(input, deviation, random).unwrap_or_else(|| HostTensor::from_f32(input.shape, &vec![0.0; count]))
         }
         Fill::Normal(deviation) => {
             let mut draw = || {
@@ -117,13 +120,42 @@ fn made_up(input: &CaseInput, random: &mut Random) -> HostTensor {
                 deviation * outlier * random.normal() as f32
             };
             let values: Vec<f32> = (0..count).map(|_| draw()).collect();
-            cast(HostTensor::from_f32(input.shape, &values), input.dtype)
+            stored(&values, input)
         }
     }
 }
 
-fn cast(tensor: HostTensor, dtype: DType) -> HostTensor {
-    tensor.cast(dtype)
+/// Random bits as blocks of a GGUF type, so that every scale and every bit occurs, whose halves are such that values
+/// have about a deviation; one block in 16 is larger.
+fn blocks(input: &CaseInput, deviation: f32, random: &mut Random) -> Option<HostTensor> {
+    let (elements, size) = (input.dtype.block_elements(), input.dtype.block_bytes());
+    let mut bytes = Vec::new();
+    for _ in 0..input.shape.count() / elements {
+        let mut block: Vec<u8> = (0..size).map(|_| random.next() as u8).collect();
+        let mut set = |factor: &mut dyn FnMut() -> f32| {
+            for &at in quant::halves(input.dtype) {
+                block[at..at + 2].copy_from_slice(&half::f16::from_f32(factor()).to_le_bytes());
+            }
+            HostTensor::from_bytes([elements], input.dtype, block.clone().into())
+        };
+        let values = set(&mut || 1.0)?.to_f64();
+        let norm = (values.iter().map(|v| v * v).sum::<f64>() / elements as f64).sqrt();
+        let unit = deviation / norm as f32 * if random.next().is_multiple_of(16) { 5.0 } else { 1.0 };
+        set(&mut || unit * (random.uniform() as f32 - 0.5).signum() * (0.5 + random.uniform() as f32))?;
+        bytes.extend(block);
+    }
+    HostTensor::from_bytes(input.shape, input.dtype, bytes.into())
+}
+
+/// Values of a case in the type and under the scale that it asks for.
+fn stored(values: &[f32], input: &CaseInput) -> HostTensor {
+    let tensor = HostTensor::from_f32(input.shape, values);
+    if !input.dtype.is_fp8() {
+        return tensor.cast(input.dtype);
+    }
+    let scaled: Vec<f32> = values.iter().map(|value| value / input.scale).collect();
+    let scaled = HostTensor::from_f32(input.shape, &scaled).quantise(input.dtype);
+    scaled.ok().and_then(|scaled| scaled.with_scale(input.scale)).unwrap_or(tensor)
 }
 
 /// splitmix64: small, fixed, the same everywhere.

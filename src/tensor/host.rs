@@ -173,6 +173,29 @@ impl HostTensor {
         }
     }
 
+    /// The same values as fp8 or GGUF blocks, for files: Q8_0, Q4_0 and fp8 rounded as the `gguf` package and PyTorch do
+    /// it (fp8 with a scale of 1, and what is too large becomes the largest number), Q4_K fitted by least squares.
+    ///
+    /// # Errors
+    /// A sentence that says why not: the type is not one of these, this tensor holds integers or a value that is not
+    /// finite, or its rows are no whole blocks.
+    pub fn quantise(&self, dtype: DType) -> Result<Self, String> {
+        if self.dtype == DType::U32 || !dtype.is_quantised() {
+            return Err(format!("{} cannot be quantised to {dtype}", self.dtype));
+        }
+        if !whole_blocks(self.shape, dtype) {
+            let (row, block) = (self.shape.last(), dtype.block_elements());
+            return Err(format!("rows of {row} elements are no whole blocks of {block}, as {dtype} needs"));
+        }
+        let values = self.to_f32();
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(format!("element {at} is {} and not a number that can be quantised", values[at]));
+        }
+        let bytes = quant::quantise(dtype, &values).ok_or_else(|| format!("{dtype} can be read and not written"))?;
+        Self::from_bytes(self.shape, dtype, bytes.into())
+            .ok_or_else(|| format!("{dtype}{} has another number of bytes", self.shape))
+    }
+
     fn map<T>(&self, float: impl Fn(f32) -> T, integer: impl Fn(u32) -> T) -> Vec<T> {
         let four = |b: &[u8]| [b[0], b[1], b[2], b[3]];
         match self.dtype {

@@ -2,7 +2,7 @@
 
 mod dtype;
 mod host;
-mod quant;
+pub(crate) mod quant;
 mod shape;
 mod weight;
 

@@ -18,13 +18,26 @@ struct Draft {
     activation: Activation,
     residual: bool,
     gate: Option<usize>,
+    scale: f32,
 }
 
 /// x \[rows, depth\], w \[columns, depth\].
 fn product(rows: usize, depth: usize, columns: usize) -> Draft {
     let f32 = DType::F32;
     let activation = Activation::Identity;
-    Draft { rows, depth, columns, x: f32, w: f32, out: f32, bias: false, activation, residual: false, gate: None }
+    Draft {
+        rows,
+        depth,
+        columns,
+        x: f32,
+        w: f32,
+        out: f32,
+        bias: false,
+        activation,
+        residual: false,
+        gate: None,
+        scale: 1.0,
+    }
 }
 
 impl Draft {
@@ -34,6 +47,11 @@ impl Draft {
 
     fn weights(self, w: DType) -> Self {
         Self { w, ..self }
+    }
+
+    /// With fp8 weights stored divided by a scale.
+    fn scale(self, scale: f32) -> Self {
+        Self { scale, ..self }
     }
 
     fn bias(self) -> Self {
@@ -54,14 +72,17 @@ impl Draft {
     }
 
     fn case(self) -> Case {
-        let Self { rows, depth, columns, x, w, out, bias, activation, residual, gate } = self;
+        let Self { rows, depth, columns, x, w, out, bias, activation, residual, gate, scale } = self;
         let mut label = format!("{rows}x{depth}x{columns}_{x}_{w}_{out}");
         // Weights as large as a trained layer's, so that sums are about one.
         let deviation = 1.0 / (depth as f32).sqrt();
         let mut inputs = vec![
             CaseInput::normal([rows, depth], x),
-            CaseInput::normal([columns, depth], w).fill(Fill::Normal(deviation)),
+            CaseInput::normal([columns, depth], w).fill(Fill::Normal(deviation)).scale(scale),
         ];
+        if scale != 1.0 {
+            label += &format!("_scale{scale}");
+        }
         if bias {
             label += "_bias";
             inputs.push(CaseInput::normal([columns], DType::F32));
@@ -77,7 +98,7 @@ impl Draft {
             label += &format!("_gate{gate}");
             inputs.push(CaseInput::normal([gate, columns], DType::F32));
         }
-        Case::new(label, Matmul { bias, activation, residual, gate: gate.is_some(), out }, inputs)
+        Case::new(label, Matmul { bias, activation, residual, gate: gate.is_some(), out, scale }, inputs)
     }
 }
 
@@ -141,12 +162,53 @@ pub fn cases() -> Vec<Case> {
     drafts.push(product(1030, 36, 1540).bias());
     drafts.push(product(1030, 21, 1539).types(F16, BF16, F32));
     drafts.push(product(523, 72, 516).types(F16, F16, F16).gate(1));
+    drafts.extend(quantised());
     let mut cases: Vec<Case> = drafts.into_iter().map(Draft::case).collect();
     // Sizes that mean something: a block's projections for a short clip, and the time embedding.
     cases.push(product(512, 512, 512).case().bench());
     cases.push(product(1024, 1024, 1024).case().bench());
+    for w in [F16, DType::F8E4M3, DType::Q8_0, DType::Q4K, DType::Q6K] {
+        cases.push(product(256, 1536, 512).weights(w).case().bench());
+        cases.push(product(1, 1536, 8960).weights(w).case().bench());
+    }
     cases.push(product(256, 1536, 512).weights(BF16).bias().activation(GeluTanh).case().bench());
     cases.push(product(256, 512, 1024).types(F16, F16, F16).bias().case().bench());
     cases.push(product(1, 1536, 1536).weights(BF16).bias().activation(Silu).case().bench());
     cases
+}
+
+/// Weights of every quantised type: with whole and ragged tiles, many rows and few, rows that begin in the middle of
+/// words, and blocks as wide as layers have them.
+fn quantised() -> Vec<Draft> {
+    use DType::{F8E4M3, F8E5M2, F16, F32, Q3K, Q4K, Q6K, Q8_0};
+    let mut drafts = Vec::new();
+    for w in DType::ALL.into_iter().filter(|dtype| dtype.is_quantised()) {
+        let block = w.block_elements().max(32);
+        drafts.extend([
+            product(40, 2 * block, 72).weights(w),
+            product(21, block, 19).weights(w).bias(),
+            product(3, 3 * block, 50).weights(w),
+            product(1, 5 * block, 13).weights(w).bias(),
+            product(9, 2560, 33).weights(w),
+            product(40, 2 * block, 30).types(F16, w, F16),
+        ]);
+    }
+    for w in [F8E4M3, F8E5M2] {
+        drafts.extend([
+            product(40, 64, 72).weights(w).scale(0.0625).bias(),
+            product(21, 35, 19).weights(w).scale(3.7),
+            product(3, 97, 50).weights(w),
+            product(1, 37, 12).types(F16, w, F32).scale(0.3).bias(),
+        ]);
+    }
+    // Larger than small windows, whose rows begin between words.
+    drafts.push(product(2, 96, 3001).weights(Q8_0));
+    drafts.push(product(10, 256, 3001).weights(Q3K));
+    drafts.push(product(3, 97, 3001).weights(F8E4M3).scale(0.3));
+    drafts.push(product(9, 4096, 300).weights(Q6K).bias());
+    // Enough for the largest tiles.
+    drafts.push(product(1030, 256, 1540).types(F16, Q4K, F16));
+    drafts.push(product(523, 64, 1539).types(F16, Q8_0, F32).bias().gate(1));
+    drafts.push(product(1030, 36, 1540).types(F32, F8E4M3, F32).scale(0.3));
+    drafts
 }

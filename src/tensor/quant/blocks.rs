@@ -46,3 +46,34 @@ pub(super) fn q8_0(block: &[u8; 34]) -> [f32; N] {
     let d = half(block, 0);
     std::array::from_fn(|i| d * f32::from(block[2 + i] as i8))
 }
+
+/// The inverse of a scale, and 0 for that of nothing.
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// d is the largest magnitude over 127; halves are rounded away from zero.
+pub(super) fn to_q8_0(values: &[f32; N]) -> [u8; 34] {
+    let d = values.iter().fold(0f32, |most, v| most.max(v.abs())) / 127.0;
+    let inverse = inverse(d);
+    let mut block = [0; 34];
+    block[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
+    for (byte, value) in block[2..].iter_mut().zip(values) {
+        *byte = (value * inverse).round() as i8 as u8;
+    }
+    block
+}
+
+/// d is such that the value of largest magnitude, the first of them, becomes 0, which stands for -8 d.
+pub(super) fn to_q4_0(values: &[f32; N]) -> [u8; 18] {
+    let largest = values.iter().fold(0f32, |most, &v| if v.abs() > most.abs() { v } else { most });
+    let d = largest / -8.0;
+    let inverse = inverse(d);
+    let q = |value: f32| ((value * inverse + 8.5) as u8).min(15);
+    let mut block = [0; 18];
+    block[..2].copy_from_slice(&half::f16::from_f32(d).to_le_bytes());
+    for (i, byte) in block[2..].iter_mut().enumerate() {
+        *byte = q(values[i]) | q(values[i + 16]) << 4;
+    }
+    block
+}

@@ -1,4 +1,5 @@
-//! Quantised elements on the host: expanded to `f32`, exactly as the `gguf` package and PyTorch expand them.
+//! Quantised elements on the host: expanded to `f32`, exactly as the `gguf` package and PyTorch expand them, and made
+//! from it.
 
 mod blocks;
 mod fp8;
@@ -32,6 +33,32 @@ fn each<const BYTES: usize, const ELEMENTS: usize>(
     expand: fn(&[u8; BYTES]) -> [f32; ELEMENTS],
 ) -> Vec<f32> {
     bytes.as_chunks::<BYTES>().0.iter().flat_map(expand).collect()
+}
+
+/// Quantises whole blocks of finite values; what follows the last whole block is left out. `None` for types that can
+/// only be read. Q8_0 and Q4_0 give the bytes that the `gguf` package gives, fp8 those of PyTorch (but numbers that are
+/// too large become the largest).
+pub(super) fn quantise(dtype: DType, values: &[f32]) -> Option<Vec<u8>> {
+    Some(match dtype {
+        DType::F8E4M3 => values.iter().map(|&value| fp8::to_e4m3(value)).collect(),
+        DType::F8E5M2 => values.iter().map(|&value| fp8::to_e5m2(value)).collect(),
+        DType::Q4_0 => values.as_chunks().0.iter().flat_map(blocks::to_q4_0).collect(),
+        DType::Q8_0 => values.as_chunks().0.iter().flat_map(blocks::to_q8_0).collect(),
+        DType::Q4K => values.as_chunks().0.iter().flat_map(superblocks::to_q4_k).collect(),
+        _ => return None,
+    })
+}
+
+/// Where the halves of a block lie, for those who make blocks up.
+pub(crate) fn halves(dtype: DType) -> &'static [usize] {
+    match dtype {
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 => &[0],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
+        DType::Q6K => &[208],
+        DType::F32 | DType::F16 | DType::BF16 | DType::U32 | DType::F8E4M3 | DType::F8E5M2 => &[],
+    }
 }
 
 /// The half-precision number at a place of a block.
