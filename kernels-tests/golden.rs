@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mutoscope::tensor::HostTensor;
-use mutoscope::weights::Safetensors;
+use mutoscope::weights::TensorFile;
 use serde_json::Value;
 
 /// The folder of goldens.
@@ -19,7 +19,7 @@ pub fn pipeline(name: &str) -> PathBuf {
 /// One part of the goldens: what its cases are, and their numbers.
 pub struct Golden {
     cases: Value,
-    numbers: Safetensors,
+    numbers: TensorFile,
 }
 
 impl Golden {
@@ -29,7 +29,7 @@ impl Golden {
         let text = std::fs::read(path.with_extension("json")).unwrap_or_else(|e| panic!("{name}: {e}"));
         Self {
             cases: serde_json::from_slice(&text).expect("valid JSON"),
-            numbers: Safetensors::open(path.with_extension("safetensors")).expect("readable goldens"),
+            numbers: TensorFile::open(path.with_extension("safetensors")).expect("readable goldens"),
         }
     }
 

@@ -6,6 +6,7 @@ mod cli;
 mod combine;
 mod device;
 mod embedded;
+mod files;
 mod golden;
 mod kernels;
 mod known;

@@ -179,7 +179,7 @@ fn altered(change: impl Fn(&mut Tensors)) -> (tempfile::TempDir, Result<Model, E
     }
     std::fs::copy(from.join("model_index.json"), folder.path().join("model_index.json")).expect("copied");
     let path = folder.path().join("transformer/diffusion_pytorch_model.safetensors");
-    let source = mutoscope::weights::Safetensors::open(from.join("transformer/diffusion_pytorch_model.safetensors"));
+    let source = mutoscope::weights::TensorFile::open(from.join("transformer/diffusion_pytorch_model.safetensors"));
     let source = source.expect("readable");
     let read = |name: &str| (name.to_owned(), source.tensor(name).expect("a tensor"));
     let mut tensors: Tensors = source.names().map(read).collect();

@@ -1,120 +1,196 @@
-//! All tensors of one model part, whichever files they are spread over.
+//! All tensors of one model part, whichever files they are spread over and under whatever names they lie there.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use serde::Deserialize;
-
-use super::config::read_json;
-use super::{Safetensors, clip, fingerprint, list};
+use super::{RawTensor, TensorFile, Value, clip, fingerprint, folder};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, HostTensor, Shape};
 
 /// All tensors of one model part (a transformer, a VAE, a text encoder), by name. Cloning is cheap.
+///
+/// An archive can be seen [under other names](Archive::view): such a view shares the files. Errors name the file and the
+/// tensor as it is stored there.
 #[derive(Clone)]
 pub struct Archive(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    files: Vec<Safetensors>,
-    /// Which file holds a tensor.
-    place: BTreeMap<String, usize>,
+    files: Vec<Arc<TensorFile>>,
+    /// Where each tensor is and what is made of it.
+    places: BTreeMap<String, Place>,
     digest: OnceLock<[u8; 32]>,
 }
 
-/// The index of a sharded checkpoint, as diffusers and transformers write it.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+/// A tensor as a view of an archive shows it.
+#[derive(Clone, Debug)]
+struct Place {
+    /// Its number among the files.
+    file: usize,
+    /// Its name there.
+    stored: String,
+    /// What is made of it, first things first.
+    changes: Vec<Change>,
+}
+
+/// What a view makes of a stored tensor.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// The i-th of n equal parts along the outermost dimension.
+    Part(usize, usize),
+    /// The same elements under another shape.
+    Shape(Shape),
+    /// Values of so many times the stored ones.
+    Scale(f32),
+}
+
+/// A tensor of an [`Archive`] for a [view](Archive::view) of it: its name, and what is to be made of it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    name: String,
+    changes: Vec<Change>,
+}
+
+impl Source {
+    /// The tensor as it is.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), changes: Vec::new() }
+    }
+
+    /// The i-th of `parts` equal parts along the outermost dimension, as of a fused projection of queries, keys and values.
+    #[must_use]
+    pub fn part(mut self, i: usize, parts: usize) -> Self {
+        self.changes.push(Change::Part(i, parts));
+        self
+    }
+
+    /// The same elements under another shape.
+    #[must_use]
+    pub fn reshaped(mut self, shape: impl Into<Shape>) -> Self {
+        self.changes.push(Change::Shape(shape.into()));
+        self
+    }
+
+    /// Values of `scale` times the stored ones, which only fp8 can have.
+    #[must_use]
+    pub fn scaled(mut self, scale: f32) -> Self {
+        self.changes.push(Change::Scale(scale));
+        self
+    }
+}
+
+impl<T: Into<String>> From<T> for Source {
+    fn from(name: T) -> Self {
+        Self::new(name)
+    }
 }
 
 impl Archive {
     /// Opens the tensors of a component's folder: `stem.safetensors`, or the shards that `stem.safetensors.index.json`
     /// lists, or, when neither is there, the one variant that is (`stem.fp16.safetensors`, sharded or not). The stem is
-    /// `diffusion_pytorch_model` for diffusers' components and `model` for transformers'.
+    /// `diffusion_pytorch_model` for diffusers' components and `model` for transformers'. A folder without safetensors
+    /// may hold one GGUF file instead, or PyTorch's (`stem.bin`, sharded or not, or one `.pth`, `.pt`, `.bin` or `.ckpt`).
     ///
     /// # Errors
-    /// [`Error::Io`] when the folder cannot be read; [`Error::Model`] or [`Error::Tensor`] when it holds no such files
-    /// (saying which unreadable ones it holds instead), several variants, or a broken file, when a shard is missing or
-    /// lacks a tensor that the index places there, or when the index points out of the folder.
+    /// [`Error::Io`] when the folder cannot be read; [`Error::Model`] or [`Error::Tensor`] when it holds no such files,
+    /// several that could be meant, or a broken file, when a shard is missing or lacks a tensor that the index places
+    /// there, or when the index points out of the folder.
     pub fn open(folder: impl AsRef<Path>, stem: &str) -> Result<Self> {
         let folder = folder.as_ref();
-        let mut names = Vec::new();
-        for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
-            let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
-            names.extend(name.into_string()); // what is not Unicode is none of ours
-        }
-        names.sort_unstable();
-        let chosen = choose(&names, stem).map_err(|reason| Error::model(folder, reason))?;
-        if chosen.ends_with(".json") { Self::sharded(folder, chosen) } else { Self::open_file(folder.join(chosen)) }
+        Self::new(folder, folder::open(folder, stem)?)
     }
 
-    /// Opens a single file.
+    /// Opens a single file, whose container is recognised by its first bytes.
     ///
     /// # Errors
-    /// Those of [`Safetensors::open`].
+    /// Those of [`TensorFile::open`].
     pub fn open_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::new(path, vec![Safetensors::open(path)?])
+        Self::new(path, vec![TensorFile::open(path)?])
     }
 
-    /// An archive of safetensors files that are in memory already, by name; `place` is what errors call their folder.
+    /// An archive of files that are in memory already, by name; `place` is what errors call their folder.
     ///
     /// # Errors
-    /// Those of [`Safetensors::from_bytes`]; [`Error::Tensor`] when two files hold the same tensor.
+    /// Those of [`TensorFile::from_bytes`]; [`Error::Tensor`] when two files hold the same tensor.
     pub fn from_parts<'a>(place: impl AsRef<Path>, parts: impl IntoIterator<Item = (&'a str, Bytes)>) -> Result<Self> {
         let place = place.as_ref();
-        let files = parts.into_iter().map(|(name, bytes)| Safetensors::from_bytes(place.join(name), bytes));
+        let files = parts.into_iter().map(|(name, bytes)| TensorFile::from_bytes(place.join(name), bytes));
         Self::new(place, files.collect::<Result<_>>()?)
     }
 
-    fn sharded(folder: &Path, name: &str) -> Result<Self> {
-        let path = folder.join(name);
-        let broken = |reason: String| Error::model(&path, reason);
-        let index: Index = serde_json::from_str(&read_json(&path)?)
-            .map_err(|e| broken(format!("broken index: {}", clip(&e.to_string()))))?;
-        if index.weight_map.is_empty() {
-            return Err(broken("it lists no tensors".into()));
-        }
-        let mut listed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (tensor, shard) in &index.weight_map {
-            listed.entry(shard).or_default().push(tensor);
-        }
-        let mut files = Vec::new();
-        for (shard, tensors) in &listed {
-            // Not `Path::components`: a backslash or a drive is as unwelcome where it happens to be harmless.
-            if shard.contains(['/', '\\', ':', '\0']) || !shard.ends_with(".safetensors") {
-                return Err(broken(format!("its shard `{}` is not a safetensors file of this folder", clip(shard))));
-            }
-            let shard_path = folder.join(shard);
-            if !shard_path.exists() {
-                let (count, shard) = (tensors.len(), clip(shard));
-                return Err(broken(format!("its shard `{shard}`, with {count} tensors, is missing from the folder")));
-            }
-            let file = Safetensors::open(shard_path)?;
-            if let Some(absent) = tensors.iter().find(|&&name| file.raw(name).is_none()) {
-                let reason = format!("`{}` should hold it and does not", clip(shard));
-                return Err(Error::tensor(&path, clip(absent), reason));
-            }
-            files.push(file);
-        }
-        Self::new(folder, files)
-    }
-
-    fn new(path: &Path, files: Vec<Safetensors>) -> Result<Self> {
-        let mut place: BTreeMap<String, usize> = BTreeMap::new();
+    fn new(path: &Path, files: Vec<TensorFile>) -> Result<Self> {
+        let mut places: BTreeMap<String, Place> = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
             for name in file.names() {
-                if let Some(other) = place.insert(name.to_owned(), i).and_then(|other| files.get(other)) {
+                let place = Place { file: i, stored: name.to_owned(), changes: Vec::new() };
+                if let Some(other) = places.insert(name.to_owned(), place).and_then(|other| files.get(other.file)) {
                     let reason = format!("it is in {} as well", other.path().display());
                     return Err(Error::tensor(file.path(), name, reason));
                 }
             }
         }
-        Ok(Self(Arc::new(Inner { path: path.to_path_buf(), files, place, digest: OnceLock::new() })))
+        Ok(Self::of(path.to_path_buf(), files.into_iter().map(Arc::new).collect(), places))
+    }
+
+    fn of(path: PathBuf, files: Vec<Arc<TensorFile>>, places: BTreeMap<String, Place>) -> Self {
+        Self(Arc::new(Inner { path, files, places, digest: OnceLock::new() }))
+    }
+
+    /// The same files under other names: what is listed, as pairs of the new name and the tensor of this archive, and
+    /// nothing else. A tensor may be listed more than once.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when a tensor is not there, a new name is given twice, or a part or shape does not fit.
+    pub fn view<S: Into<Source>>(&self, pairs: impl IntoIterator<Item = (String, S)>) -> Result<Self> {
+        let mut places = BTreeMap::new();
+        for (name, source) in pairs {
+            let Source { name: old, changes } = source.into();
+            let Some(place) = self.0.places.get(&old) else {
+                return Err(Error::tensor(self.path(), clip(&old), "it is missing"));
+            };
+            let mut place = place.clone();
+            for change in changes {
+                let before = self.shape_at(&place);
+                if before.and_then(|shape| change.shape(shape)).is_none() {
+                    let shape = before.map_or_else(|| "of that many dimensions".to_owned(), |shape| shape.to_string());
+                    return Err(self.error_at(&place, format!("its shape is {shape}, which cannot become {change}")));
+                }
+                place.changes.push(change);
+            }
+            if let Some(other) = places.insert(name.clone(), place) {
+                return Err(self.error_at(&other, format!("it and `{}` would both be `{}`", clip(&old), clip(&name))));
+            }
+        }
+        Ok(Self::of(self.0.path.clone(), self.0.files.clone(), places))
+    }
+
+    /// The tensors whose names begin with `prefix`, without it.
+    #[must_use]
+    pub fn subset(&self, prefix: &str) -> Self {
+        let tail = self.0.places.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        let places = tail.map_while(|(name, place)| Some((name.strip_prefix(prefix)?.to_owned(), place.clone())));
+        Self::of(self.0.path.clone(), self.0.files.clone(), places.collect())
+    }
+
+    /// The tensors of this archive and of another, such as files of one model that no index ties together.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when both have one of the same name.
+    pub fn with(&self, other: &Self) -> Result<Self> {
+        let (mut files, mut places) = (self.0.files.clone(), self.0.places.clone());
+        let first = files.len();
+        files.extend(other.0.files.iter().cloned());
+        for (name, place) in &other.0.places {
+            let moved = Place { file: first + place.file, ..place.clone() };
+            if let Some(before) = places.insert(name.clone(), moved) {
+                let there = self.0.files.get(before.file).map_or(self.path(), |file| file.path());
+                return Err(other.error_at(place, format!("it is in {} as well", there.display())));
+            }
+        }
+        Ok(Self::of(self.0.path.clone(), files, places))
     }
 
     /// The folder or file, as errors name it.
@@ -122,114 +198,178 @@ impl Archive {
         &self.0.path
     }
 
+    /// The files.
+    pub fn files(&self) -> impl Iterator<Item = &TensorFile> {
+        self.0.files.iter().map(|file| &**file)
+    }
+
+    /// What a file's writer said about it under a key, in the first file that has it.
+    pub fn metadata(&self, key: &str) -> Option<&Value> {
+        self.files().find_map(|file| file.metadata().get(key))
+    }
+
     /// The names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.place.keys().map(String::as_str)
+        self.0.places.keys().map(String::as_str)
     }
 
     /// The names that begin with `prefix`, in alphabetical order.
     pub(super) fn names_from<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
-        let tail = self.0.place.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        let tail = self.0.places.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
         tail.map(|(name, _)| name.as_str()).take_while(move |name| name.starts_with(prefix))
     }
 
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
-        self.0.place.contains_key(name)
+        self.0.places.contains_key(name)
     }
 
     /// The dimensions of a tensor; `None` when there is none of this name or it has too many dimensions to be used.
     pub fn shape_of(&self, name: &str) -> Option<Shape> {
-        self.file(name)?.shape_of(name)
+        self.shape_at(self.0.places.get(name)?)
+    }
+
+    /// The type of a tensor as its file spells it (see [`RawTensor::dtype`]).
+    pub fn dtype_of(&self, name: &str) -> Option<&str> {
+        let place = self.0.places.get(name)?;
+        self.0.files.get(place.file)?.dtype_of(&place.stored)
+    }
+
+    /// The bytes of a tensor as it is stored.
+    pub fn size_of(&self, name: &str) -> Option<u64> {
+        let place = self.0.places.get(name)?;
+        let whole = self.0.files.get(place.file)?.size_of(&place.stored)? as u64;
+        let parts = place.changes.iter().map(|change| if let Change::Part(_, n) = change { *n as u64 } else { 1 });
+        Some(whole / parts.product::<u64>().max(1))
+    }
+
+    /// The file that holds a tensor and its name there; this archive's own when there is no such tensor.
+    pub fn stored<'a>(&'a self, name: &'a str) -> (&'a Path, &'a str) {
+        let found =
+            self.0.places.get(name).and_then(|place| Some((self.0.files.get(place.file)?.path(), &*place.stored)));
+        found.unwrap_or((self.path(), name))
     }
 
     /// A tensor, as a window of its file: nothing is read or copied yet.
     ///
     /// # Errors
-    /// [`Error::Tensor`] as for [`Safetensors::tensor`].
+    /// [`Error::Tensor`] as for [`TensorFile::tensor`].
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        match self.file(name) {
-            Some(file) => file.tensor(name),
-            None => Err(Error::tensor(self.path(), clip(name), "it is missing")),
-        }
+        let missing = || Error::tensor(self.path(), clip(name), "it is missing");
+        let place = self.0.places.get(name).ok_or_else(missing)?;
+        let file = self.0.files.get(place.file).ok_or_else(missing)?;
+        place.changes.iter().try_fold(file.tensor(&place.stored)?, |tensor, change| {
+            let changed = change.apply(&tensor);
+            changed.ok_or_else(|| self.error_at(place, format!("{tensor:?} cannot become {change}")))
+        })
+    }
+
+    /// A tensor as it is stored, whatever its type: markers and scales beside weights, for instance.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when there is none of this name.
+    pub fn raw(&self, name: &str) -> Result<RawTensor> {
+        let place = self.0.places.get(name);
+        let raw = place.and_then(|place| self.0.files.get(place.file)?.raw(&place.stored));
+        raw.ok_or_else(|| Error::tensor(self.path(), clip(name), "it is missing"))
     }
 
     /// The bytes of all tensors together.
     pub fn size(&self) -> u64 {
-        self.raw().map(|(_, _, _, bytes)| bytes.len() as u64).sum()
+        self.names().filter_map(|name| self.size_of(name)).sum()
+    }
+
+    /// An error about one of its tensors, which names the file and the tensor as it is stored there.
+    pub fn error(&self, name: &str, reason: impl Into<String>) -> Error {
+        let (path, stored) = self.stored(name);
+        Error::tensor(path, clip(stored), reason)
     }
 
     /// The hash of all tensors, for [`Fingerprint`](super::Fingerprint); computed once, which reads them all.
     pub(super) fn digest(&self) -> &[u8; 32] {
-        self.0.digest.get_or_init(|| fingerprint::digest(self.raw()))
-    }
-
-    fn raw(&self) -> impl Iterator<Item = (&str, &str, &[usize], &[u8])> {
-        self.names().filter_map(|name| {
-            let (dtype, dims, bytes) = self.file(name)?.raw(name)?;
-            Some((name, dtype, dims, bytes))
+        self.0.digest.get_or_init(|| {
+            fingerprint::digest(self.0.places.iter().filter_map(|(name, place)| {
+                let mut raw = self.0.files.get(place.file)?.raw(&place.stored)?;
+                for change in &place.changes {
+                    change.apply_raw(&mut raw)?;
+                }
+                Some((name.as_str(), raw))
+            }))
         })
     }
 
-    fn file(&self, name: &str) -> Option<&Safetensors> {
-        self.0.files.get(*self.0.place.get(name)?)
+    fn shape_at(&self, place: &Place) -> Option<Shape> {
+        let stored = self.0.files.get(place.file)?.shape_of(&place.stored)?;
+        place.changes.iter().try_fold(stored, |shape, change| change.shape(shape))
+    }
+
+    fn error_at(&self, place: &Place, reason: String) -> Error {
+        let path = self.0.files.get(place.file).map_or(self.path(), |file| file.path());
+        Error::tensor(path, clip(&place.stored), reason)
+    }
+}
+
+impl Change {
+    /// The shape that it makes of another, if it can.
+    fn shape(self, before: Shape) -> Option<Shape> {
+        match self {
+            Self::Part(i, parts) => {
+                let (&first, rest) = before.dims().split_first()?;
+                let whole = i < parts && first % parts == 0;
+                whole.then(|| [&[first / parts], rest].concat().as_slice().into())
+            }
+            Self::Shape(shape) => (shape.count() == before.count()).then_some(shape),
+            Self::Scale(_) => Some(before),
+        }
+    }
+
+    fn apply(self, tensor: &HostTensor) -> Option<HostTensor> {
+        match self {
+            Self::Part(i, parts) => {
+                let rows = self.shape(tensor.shape())?.dims().first().copied()?;
+                debug_assert!(i < parts);
+                tensor.rows(i * rows..(i + 1) * rows)
+            }
+            Self::Shape(shape) => tensor.reshape(shape),
+            Self::Scale(scale) => tensor.clone().with_scale(scale),
+        }
+    }
+
+    fn apply_raw(self, tensor: &mut RawTensor) -> Option<()> {
+        tensor.dims = self.shape(Shape::checked(&tensor.dims)?)?.dims().to_vec();
+        if let Self::Part(i, parts) = self {
+            let size = tensor.bytes.len() / parts;
+            tensor.bytes = tensor.bytes.slice(i * size..(i + 1) * size)?;
+        }
+        if let Self::Scale(scale) = self {
+            tensor.dtype = format!("{} x {scale:?}", tensor.dtype);
+        }
+        Some(())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(i, parts) => write!(f, "part {i} of {parts} of its rows"),
+            Self::Shape(shape) => write!(f, "{shape}"),
+            Self::Scale(scale) => write!(f, "{scale} times its values"),
+        }
     }
 }
 
 impl fmt::Debug for Archive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} tensors in {} files)", self.path().display(), self.0.place.len(), self.0.files.len())
+        write!(f, "{} ({} tensors in {} files)", self.path().display(), self.0.places.len(), self.0.files.len())
     }
-}
-
-/// Which of a folder's files (sorted) to open, or why none.
-fn choose<'a>(names: &'a [String], stem: &str) -> Result<&'a str, String> {
-    let find = |wanted: String| names.iter().find(|name| **name == wanted).map(String::as_str);
-    let single = find(format!("{stem}.safetensors"));
-    let sharded = find(format!("{stem}.safetensors.index.json"));
-    // Where both are there, transformers takes the single file and diffusers the index.
-    let plain = if stem == "model" { single.or(sharded) } else { sharded.or(single) };
-    if let Some(plain) = plain {
-        return Ok(plain);
-    }
-    let is_variant = |tag: &str| !tag.is_empty() && tag.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let variants: Vec<&str> = names
-        .iter()
-        .map(String::as_str)
-        .filter(|name| {
-            let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.')).unwrap_or_default();
-            let sharded = rest.strip_prefix("safetensors.index.").and_then(|rest| rest.strip_suffix(".json"));
-            sharded.or_else(|| rest.strip_suffix(".safetensors")).is_some_and(is_variant)
-        })
-        .collect();
-    match variants[..] {
-        [one] => return Ok(one),
-        [] => {}
-        _ => return Err(format!("there are several variants, {}, and no plain one; keep one of them", list(variants))),
-    }
-    let has =
-        |endings: &[&str]| names.iter().map(String::as_str).find(|name| endings.iter().any(|e| name.ends_with(e)));
-    Err(if let Some(shard) = names.iter().find(|name| name.starts_with(stem) && name.ends_with(".safetensors")) {
-        format!("there are shards such as `{}` and no `{stem}.safetensors.index.json` that lists them", clip(shard))
-    } else if let Some(pickle) = has(&[".bin", ".pth", ".pt", ".ckpt"]) {
-        format!(
-            "there is only `{}`, a Python pickle, which can run code and is not read; save the model as safetensors \
-             (in diffusers: `save_pretrained(..., safe_serialization=True)`)",
-            clip(pickle)
-        )
-    } else if let Some(gguf) = has(&[".gguf"]) {
-        format!("there is only `{}`; GGUF cannot be read yet, take the safetensors version", clip(gguf))
-    } else {
-        format!("there is no `{stem}.safetensors` and no `{stem}.safetensors.index.json`")
-    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::weights::{Fingerprint, save_safetensors};
-
-    const STEM: &str = "diffusion_pytorch_model";
 
     fn tensor(value: f32) -> HostTensor {
         HostTensor::from_f32([2], &[value, 1.0])
@@ -238,10 +378,6 @@ mod tests {
     fn write(folder: &Path, file: &str, names: &[&str]) {
         let tensors: Vec<_> = names.iter().map(|&name| (name, tensor(names.len() as f32))).collect();
         save_safetensors(folder.join(file), &tensors, &[]).expect("saved");
-    }
-
-    fn refused(folder: &Path, stem: &str) -> String {
-        Archive::open(folder, stem).expect_err("refused").to_string()
     }
 
     #[test]
@@ -282,67 +418,6 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_file_goes_before_its_variants_and_an_index_as_in_the_reference() {
-        let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
-        let plain = format!("{STEM}.safetensors");
-        let fp16 = format!("{STEM}.fp16.safetensors");
-        let index = format!("{STEM}.safetensors.index.json");
-        let fp16_index = format!("{STEM}.safetensors.index.fp16.json");
-        assert_eq!(choose(&names(&[&plain, &fp16]), STEM), Ok(plain.as_str()));
-        assert_eq!(choose(&names(&[&fp16]), STEM), Ok(fp16.as_str()));
-        assert_eq!(choose(&names(&[&fp16_index]), STEM), Ok(fp16_index.as_str()));
-        assert_eq!(choose(&names(&[&plain, &index]), STEM), Ok(index.as_str()));
-        let both = names(&["model.safetensors", "model.safetensors.index.json"]);
-        assert_eq!(choose(&both, "model"), Ok("model.safetensors"));
-    }
-
-    #[test]
-    fn a_folder_without_readable_files_says_what_is_there() {
-        for (files, says) in [
-            (&["config.json"][..], "no `model.safetensors`"),
-            (&["pytorch_model.bin"], "pickle"),
-            (&["models_t5.pth"], "safe_serialization"),
-            (&["wan-Q4_0.gguf"], "GGUF"),
-            (&["model.fp16.safetensors", "model.bf16.safetensors"], "several variants"),
-            (&["model-00001-of-00002.safetensors"], "index.json"),
-        ] {
-            let folder = tempfile::tempdir().expect("a folder");
-            for file in files {
-                fs::write(folder.path().join(file), b"").expect("written");
-            }
-            let error = refused(folder.path(), "model");
-            assert!(error.contains(says), "{files:?}: {error}");
-        }
-        let missing = tempfile::tempdir().expect("a folder").path().join("gone");
-        assert!(matches!(Archive::open(missing, "model"), Err(Error::Io { .. })));
-    }
-
-    #[test]
-    fn a_lying_index_is_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        write(folder.path(), "a.safetensors", &["x", "y"]);
-        write(folder.path(), "b.safetensors", &["y", "z"]);
-        for (index, says) in [
-            (r#"{"weight_map":{"x":"../a.safetensors"}}"#, "not a safetensors file of this folder"),
-            (r#"{"weight_map":{"x":"/etc/passwd"}}"#, "not a safetensors file of this folder"),
-            (r#"{"weight_map":{"x":"sub\\a.safetensors"}}"#, "not a safetensors file of this folder"),
-            (r#"{"weight_map":{"x":"c:a.safetensors"}}"#, "not a safetensors file of this folder"),
-            (r#"{"weight_map":{"x":"config.json"}}"#, "not a safetensors file of this folder"),
-            (r#"{"weight_map":{"x":"c.safetensors"}}"#, "missing from the folder"),
-            (r#"{"weight_map":{"z":"a.safetensors"}}"#, "should hold it"),
-            (r#"{"weight_map":{"x":"a.safetensors","z":"b.safetensors"}}"#, "as well"),
-            (r#"{"weight_map":{}}"#, "lists no tensors"),
-            (r#"{"weight_map":[1]}"#, "broken index"),
-            (r#"{"metadata":{}}"#, "weight_map"),
-            ("{", "broken index"),
-        ] {
-            fs::write(folder.path().join("model.safetensors.index.json"), index).expect("written");
-            let error = refused(folder.path(), "model");
-            assert!(error.contains(says), "{index}: {error}");
-        }
-    }
-
-    #[test]
     fn parts_in_memory_make_an_archive_that_threads_share() {
         fn shared<T: Send + Sync>(value: T) -> T {
             value
@@ -358,27 +433,52 @@ mod tests {
         let error = Archive::from_parts("embedded", [("a.safetensors", cut)]).expect_err("truncated").to_string();
         assert!(error.contains("a.safetensors") && error.contains("truncated"), "{error}");
     }
-    proptest::proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn a_view_has_other_names_and_the_same_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.safetensors");
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let tensors = [("m.qkv", HostTensor::from_f32([6, 2], &values)), ("m.b", tensor(3.0)), ("x", tensor(4.0))];
+        save_safetensors(&path, &tensors, &[("by", "test")]).expect("saved");
+        let whole = Archive::open_file(&path).expect("opened");
+        assert_eq!(whole.metadata("by").and_then(Value::text), Some("test"));
+        let inner = whole.subset("m.");
+        assert_eq!(inner.names().collect::<Vec<_>>(), ["b", "qkv"]);
+        let view = inner.view([
+            ("k".to_owned(), Source::new("qkv").part(1, 3).reshaped([4])),
+            ("v".to_owned(), Source::new("qkv").part(2, 3)),
+            ("bias".to_owned(), Source::from("b")),
+        ]);
+        let view = view.expect("they fit");
+        assert_eq!(view.names().collect::<Vec<_>>(), ["bias", "k", "v"]);
+        assert_eq!(view.tensor("k").expect("there").to_f32(), [4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(view.shape_of("v"), Some([2, 2].into()));
+        assert_eq!((view.size_of("v"), view.size()), (Some(16), 40));
+        assert_eq!(view.stored("v"), (path.as_path(), "m.qkv"));
+        let both = view.with(&whole.subset("m.").view([("more".to_owned(), "b")]).expect("there")).expect("no clash");
+        assert_eq!((both.names().count(), both.tensor("more").expect("there").to_f32()), (4, vec![3.0, 1.0]));
 
-        #[test]
-        fn any_index_is_followed_or_refused(
-            map in proptest::collection::btree_map("[xyz]{1,2}", "(a|b|c|\\.\\.|/)\\.safetensors|\\PC{0,9}", 0..4),
-            cut in 0usize..400,
-        ) {
-            let folder = tempfile::tempdir().expect("a folder");
-            write(folder.path(), "a.safetensors", &["x", "y"]);
-            write(folder.path(), "b.safetensors", &["z", "xx"]);
-            let index = serde_json::json!({ "weight_map": map }).to_string();
-            let index = index.get(..cut).unwrap_or(&index);
-            fs::write(folder.path().join("model.safetensors.index.json"), index).expect("written");
-            match Archive::open(folder.path(), "model") {
-                Ok(archive) => map.keys().for_each(|name| drop(archive.tensor(name).expect("listed"))),
-                Err(error) => {
-                    let clear = matches!(error, Error::Model { .. } | Error::Tensor { .. });
-                    proptest::prop_assert!(clear && error.to_string().contains("index.json"), "{}", error);
-                }
-            }
-        }
+        // A view hashes as a file of what it shows.
+        let shown = [("k", view.tensor("k")), ("v", view.tensor("v")), ("bias", view.tensor("bias"))];
+        let shown = shown.map(|(name, tensor)| (name, tensor.expect("there")));
+        let other = folder.path().join("b.safetensors");
+        save_safetensors(&other, &shown, &[]).expect("saved");
+        let name = |archive| Fingerprint::new().archive("model", archive).finish();
+        assert_eq!(name(&view), name(&Archive::open_file(other).expect("opened")));
+
+        let refused = |pairs: &[(&str, Source)]| {
+            let pairs = pairs.iter().map(|(name, source)| ((*name).to_owned(), source.clone()));
+            inner.view(pairs).expect_err("refused").to_string()
+        };
+        let file = path.display();
+        assert_eq!(refused(&[("k", "q".into())]), format!("{file}: tensor `q`: it is missing"));
+        assert!(refused(&[("k", "b".into()), ("k", "qkv".into())]).contains("both be `k`"));
+        let parts = refused(&[("k", Source::new("qkv").part(0, 4))]);
+        assert_eq!(
+            parts,
+            format!("{file}: tensor `m.qkv`: its shape is [6, 2], which cannot become part 0 of 4 of its rows")
+        );
+        assert!(refused(&[("k", Source::new("qkv").reshaped([5]))]).contains("cannot become [5]"));
+        assert!(inner.with(&whole.subset("m.")).expect_err("a clash").to_string().contains("as well"));
     }
 }

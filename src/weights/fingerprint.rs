@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use super::Archive;
+use super::{Archive, RawTensor};
 
 /// How much one SHA-256 covers: large enough to forget the overhead, small enough to share out among threads.
 const CHUNK: usize = 8 << 20;
@@ -57,11 +57,12 @@ impl Default for Fingerprint {
     }
 }
 
-/// Hashes tensors, given by name, type, dimensions and bytes in the order of their names.
-pub(super) fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a str, &'a [usize], &'a [u8])>) -> [u8; 32] {
+/// Hashes tensors, in the order of their names.
+pub(super) fn digest<'a>(tensors: impl Iterator<Item = (&'a str, RawTensor)>) -> [u8; 32] {
     let mut whole = Sha256::new();
+    let tensors: Vec<(&str, RawTensor)> = tensors.collect();
     let mut chunks = Vec::new();
-    for (name, dtype, dims, bytes) in tensors {
+    for (name, RawTensor { dtype, dims, bytes }) in &tensors {
         // JSON is a text that no other tensor's line can be mistaken for, whatever its name holds.
         whole.update(serde_json::json!([name, dtype, dims]).to_string());
         whole.update(b"\n");
@@ -111,7 +112,10 @@ mod tests {
 
     #[test]
     fn every_field_of_a_tensor_counts() {
-        let one = |name, dtype, dims: &[usize], bytes: &[u8]| digest([(name, dtype, dims, bytes)].into_iter());
+        let one = |name, dtype: &str, dims: &[usize], bytes: &[u8]| {
+            let (dtype, dims, bytes) = (dtype.to_owned(), dims.to_vec(), bytes.to_vec().into());
+            digest([(name, RawTensor { dtype, dims, bytes })].into_iter())
+        };
         let base = one("a", "F32", &[2], &[0; 8]);
         assert_eq!(base, one("a", "F32", &[2], &[0; 8]));
         assert_ne!(base, one("b", "F32", &[2], &[0; 8]));

@@ -1,28 +1,35 @@
 //! Model files: tensors by name, read lazily from mapped files and checked before anyone trusts them.
 //!
-//! [`Safetensors`] is one file, [`Archive`] all files of one model part, [`Scope`] the dotted-name cursor that a
-//! model's constructor reads from, [`Config`] the JSON beside it. [`Fingerprint`] names the exact content for the
+//! [`TensorFile`] is one file, whatever it is written in (safetensors, GGUF, PyTorch's), [`Archive`] all files of one
+//! model part, [`Scope`] the dotted-name cursor that a model's constructor reads from, [`Config`] the JSON beside it. [`Fingerprint`] names the exact content for the
 //! recipe of a video. Everything that comes from a file is untrusted: it is either read in full or refused with the
 //! file, the tensor and the reason.
 
 mod archive;
 mod config;
+mod file;
 mod fingerprint;
+mod folder;
+mod gguf;
 pub mod layout;
 mod permute;
+mod reader;
 mod safetensors;
 mod save;
 mod scope;
+mod torch;
+mod value;
 
 #[cfg(test)]
 mod hostile;
 
-pub use archive::Archive;
+pub use archive::{Archive, Source};
 pub use config::Config;
+pub use file::{Container, RawTensor, TensorFile};
 pub use fingerprint::Fingerprint;
-pub use safetensors::Safetensors;
 pub use save::{load_tensor, save_safetensors};
 pub use scope::Scope;
+pub use value::Value;
 
 /// `text` cut to a length that fits a message, with control characters (which could steer a terminal) replaced.
 fn clip(text: &str) -> String {

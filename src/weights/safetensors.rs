@@ -1,164 +1,58 @@
-//! One safetensors file: a length, a JSON header, the bytes of the tensors.
+//! The safetensors container: a length, a JSON header, the bytes of the tensors.
 //!
 //! The header is parsed here and not by the `safetensors` crate, because that one accepts a name that is listed twice,
 //! refuses a whole file for one element type it does not know, and names neither the tensor nor the numbers in most of
 //! its errors. The crate is the oracle of the tests instead. Format: <https://github.com/huggingface/safetensors>.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::Entry as Slot;
 use std::fmt;
-use std::fs::File;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IntoDeserializer, MapAccess, Visitor, value};
 
-use super::clip;
+use super::file::{Entry, Parsed, Stored, check_name, count, in_order};
+use super::{Value, clip};
 use crate::error::{Error, Result};
-use crate::tensor::{Bytes, DType, HostTensor, Shape};
+use crate::tensor::{Bytes, DType};
 
 /// The format's own bound on its header, in bytes.
-pub(super) const MAX_HEADER: usize = 100_000_000;
-/// Longer names than any framework writes; the bound keeps messages and listings readable.
-const MAX_NAME: usize = 512;
+const MAX_HEADER: usize = 100_000_000;
 /// The header's one key that is no tensor.
 pub(super) const METADATA: &str = "__metadata__";
 
-/// A safetensors file, mapped or in memory, whose header has been checked in full: every tensor lies inside the file,
-/// has as many bytes as its shape and type need, and no byte is shared or unaccounted for.
-pub struct Safetensors {
-    path: PathBuf,
-    data: Bytes,
-    tensors: BTreeMap<String, Place>,
-    metadata: BTreeMap<String, String>,
+/// Checks the header of a file and finds its tensors: no byte is shared or unaccounted for.
+pub(super) fn parse(path: &Path, bytes: Bytes) -> Result<Parsed> {
+    let broken = |reason: String| Error::model(path, reason);
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err(broken(format!("{} bytes are too few for a file of tensors", bytes.len())));
+    };
+    let claimed = u64::from_le_bytes(*length);
+    let Some(length) = usize::try_from(claimed).ok().filter(|&n| n <= rest.len()) else {
+        return Err(broken(format!(
+            "the header should take {claimed} bytes and only {} follow: the file is truncated, or neither safetensors \
+             nor GGUF nor PyTorch's",
+            rest.len()
+        )));
+    };
+    if length > MAX_HEADER {
+        return Err(broken(format!("a header of {length} bytes is more than the format's {MAX_HEADER}")));
+    }
+    let (header, data) = rest.split_at(length);
+    if header.first() != Some(&b'{') {
+        return Err(broken("the header is not a JSON object: this is no safetensors file".into()));
+    }
+    let header: Header =
+        serde_json::from_slice(header).map_err(|e| broken(format!("broken header: {}", clip(&e.to_string()))))?;
+    let tensors = check(path, header.tensors, data.len())?;
+    let data = bytes.slice(8 + length..bytes.len()).unwrap_or_else(|| Vec::new().into());
+    let metadata = header.metadata.into_iter().map(|(key, text)| (key, Value::Text(text))).collect();
+    Ok(Parsed { data, tensors, metadata })
 }
 
-/// Where a tensor lies in the data, and as what.
-struct Place {
-    stored: Stored,
-    dims: Vec<usize>,
-    range: Range<usize>,
-}
-
-/// An element type of a file: one that this crate computes with, or the name of another.
-enum Stored {
-    Known(DType),
-    Other(String),
-}
-
-impl Safetensors {
-    /// Maps a file and checks its header. The tensors are read from disk when they are used.
-    ///
-    /// The file must not be changed while anything read from it is in use; replacing it (a rename over it) is fine.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when it cannot be opened, and those of [`Safetensors::from_bytes`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        if !file.metadata().map_err(|e| Error::io(path, e))?.is_file() {
-            return Err(Error::model(path, "this is not a file"));
-        }
-        // SAFETY: the mapping is read-only and private to this process' view of the file. Nobody but another process
-        // (or a careless caller) can change what it shows; that is excluded by the documented requirement above, as
-        // for every program that maps its models, and no value read from it is trusted to stay the same for safety:
-        // offsets and sizes are copied out of the header once, and elements are only ever numbers.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Self::from_bytes(path, Bytes::new(Arc::new(map)))
-    }
-
-    /// Checks the header of a file that is in memory already; `path` is what errors call it.
-    ///
-    /// # Errors
-    /// [`Error::Model`] or [`Error::Tensor`] when the file is truncated, its header is not what the format asks for,
-    /// or a tensor's shape, type and place do not fit together.
-    pub fn from_bytes(path: impl AsRef<Path>, bytes: Bytes) -> Result<Self> {
-        let path = path.as_ref();
-        let broken = |reason: String| Error::model(path, reason);
-        if bytes.starts_with(b"version https://git-lfs") {
-            let remedy = "this is a Git LFS pointer and not the model itself; run `git lfs pull` in the model's folder";
-            return Err(broken(remedy.into()));
-        }
-        let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-            return Err(broken(format!("{} bytes are too few for a safetensors file", bytes.len())));
-        };
-        let claimed = u64::from_le_bytes(*length);
-        let Some(length) = usize::try_from(claimed).ok().filter(|&n| n <= rest.len()) else {
-            return Err(broken(format!(
-                "the header should take {claimed} bytes and only {} follow: the file is truncated or no safetensors file",
-                rest.len()
-            )));
-        };
-        if length > MAX_HEADER {
-            return Err(broken(format!("a header of {length} bytes is more than the format's {MAX_HEADER}")));
-        }
-        let (header, data) = rest.split_at(length);
-        if header.first() != Some(&b'{') {
-            return Err(broken("the header is not a JSON object: this is no safetensors file".into()));
-        }
-        let header: Header =
-            serde_json::from_slice(header).map_err(|e| broken(format!("broken header: {}", clip(&e.to_string()))))?;
-        let tensors = check(path, header.tensors, data.len())?;
-        let data = bytes.slice(8 + length..bytes.len()).unwrap_or_else(|| Vec::new().into());
-        Ok(Self { path: path.to_path_buf(), data, tensors, metadata: header.metadata })
-    }
-
-    /// The file, as errors name it.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The names of all tensors, in alphabetical order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// The strings that the file's writer attached to it.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
-    }
-
-    /// The dimensions of a tensor; `None` when there is no such tensor or it has more dimensions than
-    /// [`MAX_RANK`](crate::tensor::MAX_RANK).
-    pub fn shape_of(&self, name: &str) -> Option<Shape> {
-        Shape::checked(&self.tensors.get(name)?.dims)
-    }
-
-    /// A tensor, as a window of the file: nothing is read or copied yet.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] when there is none of this name, or its type or number of dimensions is not one that models
-    /// here use.
-    pub fn tensor(&self, name: &str) -> Result<HostTensor> {
-        let refuse = |reason: String| Error::tensor(&self.path, clip(name), reason);
-        let entry = self.tensors.get(name).ok_or_else(|| refuse("it is not in the file".into()))?;
-        let dtype = match &entry.stored {
-            Stored::Known(dtype) => *dtype,
-            Stored::Other(name) => {
-                let can = DType::ALL.into_iter().filter_map(name_of).collect::<Vec<_>>().join(", ");
-                return Err(refuse(format!("its type {} cannot be used; {can} can", clip(name))));
-            }
-        };
-        let shape = Shape::checked(&entry.dims)
-            .ok_or_else(|| refuse(format!("{} dimensions are more than can be used", entry.dims.len())))?;
-        self.data
-            .slice(entry.range.clone())
-            .and_then(|bytes| HostTensor::from_bytes(shape, dtype, bytes))
-            .ok_or_else(|| refuse(format!("{dtype}{shape} is not what lies at {:?}", entry.range)))
-    }
-
-    /// What identifies a tensor besides its name: its type as the file spells it, its dimensions, its bytes.
-    pub(super) fn raw(&self, name: &str) -> Option<(&str, &[usize], &[u8])> {
-        let entry = self.tensors.get(name)?;
-        Some((entry.stored.name(), &entry.dims, self.data.get(entry.range.clone())?))
-    }
-}
-
-impl fmt::Debug for Safetensors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} tensors, {} bytes)", self.path.display(), self.tensors.len(), self.data.len())
-    }
+/// What this crate computes with a type of the format as.
+pub(super) fn dtype(name: &str) -> Option<DType> {
+    DType::ALL.into_iter().find(|&dtype| name_of(dtype) == Some(name))
 }
 
 /// What the format calls an element type; `None` for those that it does not have.
@@ -174,48 +68,18 @@ pub(super) fn name_of(dtype: DType) -> Option<&'static str> {
     }
 }
 
-impl Stored {
-    fn new(name: String) -> Self {
-        match DType::ALL.into_iter().find(|&dtype| name_of(dtype) == Some(&name)) {
-            Some(dtype) => Self::Known(dtype),
-            None => Self::Other(name),
-        }
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Self::Known(dtype) => name_of(*dtype).unwrap_or(dtype.name()),
-            Self::Other(name) => name,
-        }
-    }
-
-    /// Bits of one element; `None` for a type that the format does not have (yet).
-    fn bits(&self) -> Option<usize> {
-        match self {
-            Self::Known(dtype) => Some(8 * dtype.block_bytes()),
-            Self::Other(name) => {
-                let name: value::StrDeserializer<'_, value::Error> = name.as_str().into_deserializer();
-                safetensors::Dtype::deserialize(name).ok().map(|dtype| dtype.bitsize())
-            }
-        }
-    }
-}
-
-/// The number of elements, bounded as if no dimension were zero, so that no later product of some of them overflows.
-fn count(dims: &[usize]) -> Option<usize> {
-    let bound = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
-    (bound <= isize::MAX as usize / 8).then(|| dims.iter().product())
+/// Bits of one element; `None` for a type that the format does not have (yet).
+fn bits(name: &str) -> Option<usize> {
+    let name: value::StrDeserializer<'_, value::Error> = name.into_deserializer();
+    safetensors::Dtype::deserialize(name).ok().map(|dtype| dtype.bitsize())
 }
 
 /// Holds every entry against the others and against the number of bytes that there are.
-fn check(path: &Path, infos: BTreeMap<String, Info>, available: usize) -> Result<BTreeMap<String, Place>> {
+fn check(path: &Path, infos: BTreeMap<String, Info>, available: usize) -> Result<BTreeMap<String, Entry>> {
     let mut tensors = BTreeMap::new();
-    for (name, Info { dtype, shape: dims, data_offsets: (start, end) }) in infos {
+    for (name, Info { dtype: stored, shape: dims, data_offsets: (start, end) }) in infos {
+        check_name(path, &name)?;
         let refuse = |reason: String| Err(Error::tensor(path, clip(&name), reason));
-        if name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            return refuse(format!("a name of {} bytes, or one with control characters, is refused", name.len()));
-        }
-        let stored = Stored::new(dtype);
         if start > end {
             return refuse(format!("it ends at byte {end}, before its start at {start}"));
         }
@@ -227,28 +91,24 @@ fn check(path: &Path, infos: BTreeMap<String, Info>, available: usize) -> Result
         let Some(count) = count(&dims) else {
             return refuse(format!("its shape {} is more than can exist", clip(&format!("{dims:?}"))));
         };
-        if let Some(bits) = stored.bits()
+        if let Some(bits) = bits(&stored)
             && count.checked_mul(bits).is_none_or(|bits| bits % 8 != 0 || bits / 8 != end - start)
         {
             return refuse(format!(
-                "{} {} does not take the {} bytes that it has",
-                stored.name(),
+                "{stored} {} does not take the {} bytes that it has",
                 clip(&format!("{dims:?}")),
                 end - start
             ));
         }
-        tensors.insert(name, Place { stored, dims, range: start..end });
+        let stored = Stored { dtype: dtype(&stored), name: stored };
+        tensors.insert(name, Entry { stored, dims, range: start..end, strides: None });
     }
 
-    let mut order: Vec<(&str, &Range<usize>)> = tensors.iter().map(|(name, e)| (name.as_str(), &e.range)).collect();
-    order.sort_by_key(|(_, range)| (range.start, range.end));
     let (mut before, mut reached) = (None, 0);
-    for (name, range) in order {
-        let neighbour = before.map_or_else(|| "the start of the data".into(), |name| format!("the end of `{name}`"));
-        if range.start < reached {
-            return Err(Error::tensor(path, name, format!("it overlaps {neighbour} at byte {reached}")));
-        }
+    for (name, range) in in_order(path, &tensors)? {
         if range.start > reached {
+            let neighbour =
+                before.map_or_else(|| "the start of the data".into(), |name| format!("the end of `{name}`"));
             let gap = range.start - reached;
             return Err(Error::tensor(path, name, format!("between it and {neighbour}, {gap} bytes are nobody's")));
         }
@@ -301,8 +161,8 @@ impl<'de> Deserialize<'de> for Header {
                         continue;
                     }
                     match header.tensors.entry(name) {
-                        Entry::Vacant(entry) => _ = entry.insert(map.next_value()?),
-                        Entry::Occupied(entry) => return Err(twice(entry.key())),
+                        Slot::Vacant(entry) => _ = entry.insert(map.next_value()?),
+                        Slot::Occupied(entry) => return Err(twice(entry.key())),
                     }
                 }
                 Ok(header)

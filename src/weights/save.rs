@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Map, Value, json};
 
 use super::safetensors::{METADATA, name_of};
-use super::{Safetensors, clip, list};
+use super::{TensorFile, clip, list};
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 
@@ -68,11 +68,11 @@ pub fn save_safetensors(
 /// Reads one tensor of a safetensors file into memory.
 ///
 /// # Errors
-/// Those of [`Safetensors::open`] and [`Safetensors::tensor`]; a missing tensor is reported with the names that are
+/// Those of [`TensorFile::open`] and [`TensorFile::tensor`]; a missing tensor is reported with the names that are
 /// there.
 pub fn load_tensor(path: impl AsRef<Path>, name: &str) -> Result<HostTensor> {
     let path = path.as_ref();
-    let file = Safetensors::open(path)?;
+    let file = TensorFile::open(path)?;
     if !file.names().any(|n| n == name) {
         let reason = match list(file.names()) {
             there if there.is_empty() => "it is not in the file, which holds none".to_owned(),
@@ -122,6 +122,7 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::tensor::DType;
+    use crate::weights::Value;
 
     fn sample() -> Vec<(&'static str, HostTensor)> {
         let latents = HostTensor::from_f32([2, 3], &[0.0, -1.5, f32::MAX, 1e-40, f32::NAN, 2.0]);
@@ -147,8 +148,8 @@ mod tests {
             let theirs = theirs.tensor(name).expect(name);
             assert_eq!((theirs.shape(), theirs.data()), (tensor.shape().dims(), tensor.bytes()));
         }
-        let file = Safetensors::open(&path).expect("opened");
-        assert_eq!(file.metadata().get("prompt").map(String::as_str), Some("a \"red\" circle"));
+        let file = TensorFile::open(&path).expect("opened");
+        assert_eq!(file.metadata().get("prompt").and_then(Value::text), Some("a \"red\" circle"));
         assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1, "no temporary file is left");
     }
 

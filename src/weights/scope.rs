@@ -7,7 +7,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::permute::channels_last;
-use super::{Archive, clip, list};
+use super::{Archive, list};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Shape, Weight};
 
@@ -252,7 +252,7 @@ impl Scope {
     }
 
     fn error(&self, tensor: &str, reason: impl Into<String>) -> Error {
-        Error::tensor(self.source(), clip(tensor), reason)
+        self.state.archive.error(tensor, reason)
     }
 
     fn full(&self, name: impl Display) -> String {
@@ -339,7 +339,10 @@ mod tests {
         assert!(scope.at("blocks.0.to_q").vector("bias", [3]).is_placeholder(), "right, but too late");
         let again = scope.clone();
         let error = scope.finish().expect_err("refused").to_string();
-        assert_eq!(error, "model: tensor `blocks.1.to_q.weight`: its shape is [3, 2], where the model needs [2, 3]");
+        assert_eq!(
+            error,
+            "model/model.safetensors: tensor `blocks.1.to_q.weight`: its shape is [3, 2], where the model needs [2, 3]"
+        );
         again.finish().expect_err("still refused");
     }
 
@@ -373,7 +376,7 @@ mod tests {
         scope.ignore("blocks.0");
         scope.at("blocks").ignore("1.norm");
         let error = scope.clone().finish().expect_err("more").to_string();
-        assert_eq!(error, "model: tensor `blocks.1.to_q.weight`: the model has no use for it");
+        assert_eq!(error, "model/model.safetensors: tensor `blocks.1.to_q.weight`: the model has no use for it");
         scope.ignore("blocks.1.to_q.weight");
         scope.finish().expect("all is accounted for");
     }
