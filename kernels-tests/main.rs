@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "tests print what they measured; cargo shows it when they fail")]
 
+mod checkpoint;
 mod cli;
 mod combine;
 mod device;

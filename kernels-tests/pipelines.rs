@@ -108,6 +108,7 @@ fn a_run_tells_how_far_it_is_and_ends_when_asked() {
                     pictures += 1;
                 }
                 Event::Settled(settings) => assert_eq!(settings.frames, count(case, "frames")),
+                Event::Checkpoint { .. } => panic!("none was asked for"),
                 Event::Latents(latents) => assert_eq!(latents.shape().rank(), 5),
             }
             Ok(())

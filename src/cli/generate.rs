@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use mutoscope::graph::DeviceKind;
 use mutoscope::media::{Format, Rate, Writer, check_writable};
-use mutoscope::pipeline::{Engine, EngineOptions, Event, Model, Precision, Request, Settings};
+use mutoscope::pipeline::{Checkpoint, Engine, EngineOptions, Event, Model, Precision, Request, Saved, Settings};
 use mutoscope::sampling::Sampler;
 use mutoscope::tensor::{DType, HostTensor};
 use mutoscope::weights::{load_tensor, save_safetensors};
@@ -18,7 +18,7 @@ use super::known::{self, KnownArguments};
 use super::progress::Reporter;
 use super::tiling::TilingArguments;
 use super::video::{self, VideoArguments};
-use super::{Outcome, Stop, output, tiling, values};
+use super::{Outcome, Stop, output, resume, tiling, values};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +38,9 @@ Examples:
         --video street.mp4 --strength 0.7 --out snow.mp4
   The frames as pictures, for an editor:
     mutoscope generate \"a green star falls\" --out frames/%04d.png
+  A long run that a power cut, a full disk or Ctrl-C does not undo; `mutoscope resume cat.run` goes on:
+    mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-14B-Diffusers \\
+        --checkpoint cat.run --out cat.mp4
   For a program: events on standard output, one JSON object a line (start, progress, done or error):
     mutoscope generate \"a green star falls\" --out star.gif --json
 
@@ -151,6 +154,13 @@ pub struct Arguments {
     #[command(flatten)]
     tiling: TilingArguments,
 
+    /// Save the state of the run in FILE while it goes on; `mutoscope resume FILE` continues to the same bits
+    ///
+    /// After every step that takes longer than saving does twenty times, and when it is cancelled. The file is whole at every
+    /// moment. It stays when the run is done, and decodes again.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+
     /// Also write the final normalised latents, as tensor `latents` [1, C, F, h, w] in f32
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
@@ -190,19 +200,81 @@ fn reason(error: Error) -> String {
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> Outcome {
+    start_or_resume(arguments, None)
+}
+
+/// What may change when a run goes on.
+pub struct Changes {
+    /// The file that it goes on from and is saved in.
+    pub checkpoint: PathBuf,
+    /// Where the video goes.
+    pub out: Option<PathBuf>,
+    /// Where the model is.
+    pub model: Option<PathBuf>,
+    /// Where the latents go.
+    pub save_latents: Option<PathBuf>,
+    /// Events as JSON.
+    pub json: bool,
+    /// Only errors.
+    pub quiet: bool,
+}
+
+/// Goes on with the run that began with `arguments`.
+pub fn resume(arguments: Arguments, changes: Changes, saved: Saved) -> Outcome {
+    let arguments = Arguments {
+        checkpoint: Some(changes.checkpoint),
+        out: changes.out.unwrap_or(arguments.out),
+        model: changes.model.or(arguments.model),
+        save_latents: changes.save_latents.or(arguments.save_latents),
+        json: changes.json,
+        quiet: changes.quiet,
+        // What it led to was saved.
+        latents: None,
+        ..arguments
+    };
+    start_or_resume(arguments, Some(saved))
+}
+
+fn start_or_resume(arguments: Arguments, saved: Option<Saved>) -> Outcome {
     let cancelled = Arc::new(AtomicBool::new(false));
     listen(&cancelled);
     let mut reporter = Reporter::new(arguments.json, arguments.quiet);
-    let result = generate(arguments, &cancelled, &mut reporter);
+    let file = arguments.checkpoint.clone();
+    let mut kept = saved.as_ref().map(|saved| (saved.done(), saved.steps()));
+    let result = generate(arguments, saved.as_ref(), &cancelled, &mut reporter, &mut kept);
     reporter.end();
+    if let (Err(Stop::Error(_)), Some(file), Some((done, steps))) = (&result, file, kept) {
+        let file = file.display();
+        output::note(format_args!("{done} of {steps} steps are kept in {file}; `mutoscope resume {file}` goes on"));
+    }
     result
 }
 
-fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporter) -> Outcome {
+/// `kept` becomes how many steps the checkpoint has, and of how many.
+fn generate(
+    arguments: Arguments,
+    saved: Option<&Saved>,
+    cancelled: &AtomicBool,
+    reporter: &mut Reporter,
+    kept: &mut Option<(usize, usize)>,
+) -> Outcome {
     let heed = || if cancelled.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) };
 
     // What costs nothing is checked first, the GPU is opened last.
     check(&arguments)?;
+    let checkpoint = match &arguments.checkpoint {
+        None => None,
+        Some(path) => {
+            let note = match saved {
+                Some(saved) => saved.note().to_owned(),
+                None => resume::note()?,
+            };
+            if saved.is_none() {
+                check_unused(path)?;
+            }
+            Some(Checkpoint { path: path.clone(), note })
+        }
+    };
     let Arguments { out, save_latents, json, quiet, .. } = &arguments;
     let noise = arguments.latents.as_deref().map(noise).transpose()?;
     let model = match &arguments.model {
@@ -224,6 +296,7 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         seed: arguments.seed,
         precision: arguments.precision,
         noise,
+        checkpoint,
         tiling: arguments.tiling.get(),
         ..Request::default()
     };
@@ -244,6 +317,9 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
         reporter.note(&format!("no GPU is used: {} runs on the processor, which is slow", profile.name));
     }
     reporter.note(&summary(&settings, &model, precision, &profile.name));
+    if let Some(saved) = saved {
+        reporter.note(&format!("going on after {} of {} steps", saved.done(), saved.steps()));
+    }
     reporter.event(&start(&settings, &model, precision, &profile.name, out))?;
 
     // The recipe names the model by its hash, which reads every weight: it is computed meanwhile. Nobody waits for the
@@ -255,9 +331,18 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
     });
 
     let mut writer: Option<Writer> = None;
-    engine.generate(&model, &request, &mut |event| {
+    let mut observer = |event: Event<'_>| {
+        // What was saved is told also of a run that is cancelled.
+        if let Event::Checkpoint { step, error } = event {
+            let of = settings.steps_to_run();
+            if error.is_none() {
+                *kept = Some((step, of));
+            }
+            return reporter.checkpoint(step, of, error);
+        }
         heed()?;
         match event {
+            Event::Checkpoint { .. } => Ok(()),
             Event::Settled(settled) => {
                 if settled.tile != settings.tile {
                     settings.clone_from(settled);
@@ -280,7 +365,11 @@ fn generate(arguments: Arguments, cancelled: &AtomicBool, reporter: &mut Reporte
                 writer.as_mut().map_or(Ok(()), |writer| writer.push(frame))
             }
         }
-    })?;
+    };
+    match saved {
+        None => engine.generate(&model, &request, &mut observer)?,
+        Some(saved) => engine.resume(&model, &request, saved, &mut observer)?,
+    };
     heed()?;
     writer.ok_or_else(|| Error::Internal("the run ended without a frame".into()))?.finish()?;
 
@@ -321,7 +410,31 @@ fn check(arguments: &Arguments) -> Result<()> {
             other => other,
         })?;
     }
+    if let Some(path) = &arguments.checkpoint {
+        if path == out || Some(path) == save_latents.as_ref() {
+            return Err(Error::request("--checkpoint", "another option names this file; give another"));
+        }
+        check_writable(path).map_err(|error| match error {
+            Error::Request { reason, .. } => Error::request("--checkpoint", reason),
+            other => other,
+        })?;
+    }
     check_writable(out)
+}
+
+/// Refuses to write a new run over one that is not done.
+fn check_unused(path: &Path) -> Result<()> {
+    match Saved::open(path) {
+        Ok(saved) if saved.done() < saved.steps() => {
+            let (done, steps) = (saved.done(), saved.steps());
+            let file = path.display();
+            let reason = format!(
+                "{file} has {done} of {steps} steps of a run; go on with `mutoscope resume {file}`, or remove it first"
+            );
+            Err(Error::request("--checkpoint", reason))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The noise of `--latents`. Shape and elements are checked with the other settings.

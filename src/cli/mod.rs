@@ -7,6 +7,7 @@ mod missing;
 mod ops;
 mod output;
 mod progress;
+mod resume;
 mod tiling;
 mod values;
 mod video;
@@ -85,6 +86,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(Box<generate::Arguments>),
+    Resume(resume::Arguments),
     Doctor(doctor::Arguments),
     Ops(ops::Arguments),
 }
@@ -114,6 +116,7 @@ fn run(arguments: &[OsString]) -> u8 {
     };
     let outcome = match cli.command {
         Command::Generate(arguments) => generate::run(*arguments),
+        Command::Resume(arguments) => resume::run(arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ops(arguments) => ops::run(&arguments),
     };

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mutoscope::Error;
 use mutoscope::pipeline::Phase;
 use serde_json::{Value, json};
 
@@ -102,6 +103,15 @@ impl Reporter {
             Sink::Bar(bar) => bar.suspend(|| output::note(text)),
             _ => output::note(text),
         }
+    }
+
+    /// The run was saved, or could not be.
+    pub fn checkpoint(&self, step: usize, steps: usize, error: Option<&Error>) -> mutoscope::Result<()> {
+        if let Some(error) = error {
+            self.note(&format!("the run could not be saved: {error}. It goes on, and saving is tried again"));
+        }
+        let error = error.map(ToString::to_string);
+        self.event(&json!({"event": "checkpoint", "step": step, "steps": steps, "error": error}))
     }
 
     /// So much of a phase is done.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::checkpoint::{Saved, Saver};
 use super::encode::Text;
 use super::{Condition, Event, Model, Phase, Settings};
 use crate::error::{Error, Result};
@@ -41,8 +42,16 @@ pub struct Given<'a> {
     pub text: &'a Text,
     /// The latents of frames that are known.
     pub condition: Option<&'a Condition>,
-    /// What the first step takes, \[1, C, F, h, w\] f32.
-    pub start: &'a HostTensor,
+    /// Where it begins.
+    pub begin: Begin<'a>,
+}
+
+/// Where a run begins.
+pub enum Begin<'a> {
+    /// At its first step, with this sample \[1, C, F, h, w\] f32.
+    Start(&'a HostTensor),
+    /// After the steps that were saved.
+    Saved(&'a Saved),
 }
 
 /// Denoises the noise and returns the latents \[1, C, F, h, w\].
@@ -55,6 +64,7 @@ pub fn denoise(
     settings: &Settings,
     given: &Given<'_>,
     compute: DType,
+    saver: Option<Saver<'_>>,
     observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<HostTensor> {
     let solver = settings.solver()?;
@@ -67,12 +77,22 @@ pub fn denoise(
     let slot = |slot: Slot| {
         slots.get(&slot).ok_or_else(|| Error::Internal(format!("the sampler's buffer {slot:?} is not there")))
     };
-    gpu.write(slot(Slot::Sample)?, given.start)?;
+    let first = match given.begin {
+        Begin::Start(sample) => gpu.write(slot(Slot::Sample)?, sample).map(|()| 0)?,
+        Begin::Saved(saved) => {
+            for (slot, tensor) in slots.iter().filter(|(slot, _)| **slot != Slot::Velocity) {
+                gpu.write(tensor, saved.buffer(*slot, settings)?)?;
+            }
+            saved.done()
+        }
+    };
 
-    let steps = solver.steps().len();
+    let mut steps = Steps { gpu, slots: &slots, all: solver.steps().len(), done: first, whole: true, saver };
     let mut combiner = Combiner { gpu, programs: HashMap::new() };
     let mut expert: Option<(bool, Program)> = None;
-    for (i, (step, &time)) in solver.steps().iter().zip(&solver.schedule().timesteps).enumerate() {
+    let mut run = |steps: &mut Steps<'_>| {
+        let (i, all) = (steps.done, steps.all);
+        let (step, time) = (&solver.steps()[i], solver.schedule().timesteps[i]);
         let (low, transformer) = choose(model, f64::from(time), settings);
         if expert.as_ref().is_none_or(|(other, _)| *other != low) {
             // The expert that is done with leaves before the next one comes.
@@ -81,26 +101,66 @@ pub fn denoise(
                 compile(gpu, transformer, given, compute, slot(Slot::Sample)?, slot(Slot::Velocity)?, observer)?;
             expert = Some((low, program));
         }
-        let Some((_, program)) = &expert else { continue };
+        let Some((_, program)) = &expert else { return Ok(()) };
         let times = given.condition.map_or(vec![time], |condition| condition.times(time));
         program.write("time", &HostTensor::from_f32([times.len()], &times))?;
         let (unconditional, conditional) = guidance.weights(low);
         let weights: &[f32] = if guidance.is_on() { &[conditional, unconditional] } else { &[conditional] };
         program.write("guidance", &HostTensor::from_f32([weights.len()], weights))?;
         program.run(&mut |done| {
-            let fraction = (i as f64 + done) / steps as f64;
-            observer(Event::Progress { phase: Phase::Denoise, step: i, steps, fraction })
+            let fraction = (i as f64 + done) / all as f64;
+            observer(Event::Progress { phase: Phase::Denoise, step: i, steps: all, fraction })
         })?;
+        steps.whole = false;
         for combine in &step.combines {
             combiner.run(combine, &slots)?;
         }
-        let fraction = (i + 1) as f64 / steps as f64;
-        observer(Event::Progress { phase: Phase::Denoise, step: i + 1, steps, fraction })?;
+        (steps.whole, steps.done) = (true, i + 1);
+        steps.save(false, observer)?;
+        let fraction = (i + 1) as f64 / all as f64;
+        observer(Event::Progress { phase: Phase::Denoise, step: i + 1, steps: all, fraction })
+    };
+    while steps.done < steps.all {
+        if let Err(error) = run(&mut steps) {
+            steps.save(true, observer)?;
+            return Err(error);
+        }
     }
-    let result = gpu.read(slot(Slot::Sample)?)?;
-    let result = match given.condition {
-        Some(condition) => condition.result(result),
-        None => result,
+    finish(model, given.condition, gpu.read(slot(Slot::Sample)?)?, compute)
+}
+
+/// How far the steps are.
+struct Steps<'a> {
+    gpu: &'a Gpu,
+    slots: &'a HashMap<Slot, Tensor>,
+    all: usize,
+    done: usize,
+    /// Whether the buffers are those after the steps that are done: no step is being written into them.
+    whole: bool,
+    saver: Option<Saver<'a>>,
+}
+
+impl Steps<'_> {
+    /// Saves the state, if it is time to, or at the end of a run that does not go on. That it could not is told, and is not
+    /// the run's end.
+    fn save(&mut self, at_end: bool, observer: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<()> {
+        let Self { gpu, slots, done, whole, saver, .. } = self;
+        let Some(saver) = saver else { return Ok(()) };
+        if !*whole || !(saver.is_due(*done) || at_end && saver.is_behind(*done)) {
+            return Ok(());
+        }
+        let result = saver.save(gpu, slots, *done);
+        let told = observer(Event::Checkpoint { step: *done, error: result.as_ref().err() });
+        // What ended the run is told then, and nothing else.
+        if at_end { Ok(()) } else { told }
+    }
+}
+
+/// The result of the sample that the last step left: latents \[1, C, F, h, w\].
+pub fn finish(model: &Model, condition: Option<&Condition>, sample: HostTensor, compute: DType) -> Result<HostTensor> {
+    let result = match condition {
+        Some(condition) => condition.result(sample),
+        None => sample,
     };
     if !result.to_f32().iter().all(|v| v.is_finite()) {
         let hint =

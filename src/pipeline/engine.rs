@@ -3,9 +3,11 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::media::{Frame, Recipe};
+use crate::pipeline::checkpoint::Saver;
 use crate::pipeline::{
-    Known, Model, Request, Settings, Tiling, condition, decode, denoise, encode, pictures, tiles, video,
+    Known, Model, Request, Saved, Settings, Tiling, condition, decode, denoise, encode, pictures, tiles, video,
 };
+use crate::sampling::Slot;
 use crate::tensor::{DType, HostTensor};
 
 /// How to open an [`Engine`].
@@ -58,6 +60,13 @@ pub enum Event<'a> {
     },
     /// The first event: the settings, with what depends on the device settled, such as the VAE's tiles.
     Settled(&'a Settings),
+    /// The state of the run was saved, or could not be, which is not its end: it is tried again.
+    Checkpoint {
+        /// Denoising steps that are done.
+        step: usize,
+        /// Why it could not.
+        error: Option<&'a Error>,
+    },
     /// The denoised latents \[1, C, F, h, w\] f32, normalised, before they are decoded.
     Latents(&'a HostTensor),
     /// The next frame.
@@ -111,16 +120,78 @@ impl Engine {
         request: &Request,
         observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Video> {
+        self.run(model, request, None, observer)
+    }
+
+    /// Goes on with a run that was saved, to the same bits: `request` is the one that it began with, but for where to save
+    /// it from now on. When all steps are done it is decoded once more.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) that says what differs when the model's content, the device, its driver, the
+    /// precision, the version or the request is not what the run began with; as [`Engine::generate`].
+    pub fn resume(
+        &self,
+        model: &Model,
+        request: &Request,
+        saved: &Saved,
+        observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Video> {
+        self.run(model, request, Some(saved), observer)
+    }
+
+    fn run(
+        &self,
+        model: &Model,
+        request: &Request,
+        saved: Option<&Saved>,
+        observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Video> {
         let mut settings = Settings::resolve(model, request)?;
+        if let Some(saved) = saved {
+            settings.tiling = saved.tiling()?;
+        }
         let precision = request.precision.resolve(self.gpu.profile())?;
         denoise::check_memory(&self.gpu, model, &settings)?;
         settings.tile = tiles::settle(&self.gpu, model, &settings)?;
+        if let Some(saved) = saved {
+            saved.check(&self.gpu, &settings.recipe(model, precision))?;
+        }
         observer(Event::Settled(&settings))?;
+        if let Some(saved) = saved.filter(|saved| saved.is_complete()) {
+            let condition = condition::condition(&self.gpu, model, &settings, observer)?;
+            let sample = saved.buffer(Slot::Sample, &settings)?.clone();
+            let latents = denoise::finish(model, condition.as_ref(), sample, precision)?;
+            return self.show(model, settings, latents, precision, observer);
+        }
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
         let condition = condition::condition(&self.gpu, model, &settings, observer)?;
-        let start = video::start(&self.gpu, model, &settings, observer)?;
-        let given = denoise::Given { text: &text, condition: condition.as_ref(), start: &start };
-        let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, observer)?;
+        let start = match saved {
+            Some(_) => None,
+            None => Some(video::start(&self.gpu, model, &settings, observer)?),
+        };
+        let begin = match (saved, &start) {
+            (Some(saved), _) => denoise::Begin::Saved(saved),
+            (None, Some(start)) => denoise::Begin::Start(start),
+            (None, None) => return Err(Error::Internal("a run without a beginning".into())),
+        };
+        let given = denoise::Given { text: &text, condition: condition.as_ref(), begin };
+        let recipe = || settings.recipe(model, precision).to_json();
+        let steps = settings.steps_to_run();
+        let saver = request.checkpoint.as_ref();
+        let saver = saver.map(|checkpoint| Saver::new(checkpoint, &recipe, steps, saved.map(Saved::done)));
+        let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, saver, observer)?;
+        self.show(model, settings, latents, precision, observer)
+    }
+
+    /// The last of a run: its latents, decoded.
+    fn show(
+        &self,
+        model: &Model,
+        settings: Settings,
+        latents: HostTensor,
+        precision: DType,
+        observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+    ) -> Result<Video> {
         observer(Event::Latents(&latents))?;
         decode::decode(&self.gpu, model, &latents, settings.tile, observer)?;
         Ok(Video { settings, latents, precision })

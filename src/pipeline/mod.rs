@@ -3,6 +3,7 @@
 //! The way: [`Request`] -> [`Settings`] (every default filled in, everything checked) -> text states -> keys and values
 //! of the text; known frames, a video -> their latents; noise -> latents, step by step -> frames, one latent frame at a time.
 
+mod checkpoint;
 mod clip;
 mod condition;
 mod decode;
@@ -17,6 +18,7 @@ mod stream;
 mod tiles;
 mod video;
 
+pub use checkpoint::{Checkpoint, Saved};
 pub use clip::ImageProcessor;
 pub use condition::{Condition, Conditioning};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};

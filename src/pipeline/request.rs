@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{Conditioning, Defaults, Known, Model, Tile, Tiling, VideoUse, known};
+use super::{Checkpoint, Conditioning, Defaults, Known, Model, Tile, Tiling, VideoUse, known};
 use crate::error::{Error, Result};
 use crate::graph::{DeviceKind, DeviceProfile};
 use crate::media::Frame;
@@ -51,6 +51,8 @@ pub struct Request {
     pub strength: Option<f64>,
     /// Whether the VAE works on tiles of the pictures.
     pub tiling: Tiling,
+    /// Where to save the state of the run while it goes on; [`Engine::resume`](super::Engine::resume) takes it up again.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Request {

@@ -40,6 +40,11 @@ impl Settings {
         self.steps - ((self.steps as f64 * self.strength) as usize).min(self.steps)
     }
 
+    /// How many steps are run.
+    pub fn steps_to_run(&self) -> usize {
+        self.steps - self.first_step()
+    }
+
     /// The steps that are run.
     pub(super) fn solver(&self) -> Result<Solver> {
         Solver::starting_at(&self.sampler, self.steps, self.first_step())

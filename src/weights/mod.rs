@@ -27,7 +27,7 @@ pub use archive::{Archive, Source};
 pub use config::Config;
 pub use file::{Container, RawTensor, TensorFile};
 pub use fingerprint::Fingerprint;
-pub use save::{load_tensor, save_safetensors};
+pub use save::{load_tensor, save_checkpoint, save_safetensors};
 pub use scope::Scope;
 pub use value::Value;
 

@@ -25,6 +25,30 @@ pub fn save_safetensors(
     metadata: &[(&str, &str)],
 ) -> Result<()> {
     let path = path.as_ref();
+    write(path, tensors, metadata, |content| write_whole(path, content))
+}
+
+/// The same for a file that is written again and again by a process that may be killed while it does: the temporary file
+/// has one name, so that what a killed one left is overwritten by the next.
+///
+/// # Errors
+/// As [`save_safetensors`]; [`Error::Io`] when another process is writing the same file.
+pub fn save_checkpoint(
+    path: impl AsRef<Path>,
+    tensors: &[(&str, HostTensor)],
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    let path = path.as_ref();
+    write(path, tensors, metadata, |content| write_again(path, content))
+}
+
+/// What a file has, given to `put`, which knows how to put it in its place.
+fn write(
+    path: &Path,
+    tensors: &[(&str, HostTensor)],
+    metadata: &[(&str, &str)],
+    put: impl FnOnce(&dyn Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()>,
+) -> Result<()> {
     // Wider types first, so that every tensor stays aligned to its elements.
     let mut order: Vec<&(&str, HostTensor)> = tensors.iter().collect();
     order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().block_bytes()));
@@ -57,7 +81,7 @@ pub fn save_safetensors(
     let mut header = Value::from(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    write_whole(path, |out| {
+    put(&|out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         order.iter().try_for_each(|(_, tensor)| out.write_all(tensor.bytes()))
@@ -105,6 +129,37 @@ fn write_whole(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) ->
     let renamed = written.and_then(|()| fs::rename(&temporary, &path));
     if renamed.is_err() {
         let _ = fs::remove_file(&temporary); // it may not even exist; the first error is the one to report
+    }
+    renamed
+}
+
+/// Writes `.NAME.part` beside a file and renames it when complete.
+fn write_again(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()); // through links, when it exists
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "this names no file"))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".part");
+    let temporary = path.with_file_name(hidden);
+    let file = File::options().write(true).create(true).truncate(false).open(&temporary)?;
+    // The lock goes with the process, however it ends.
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another run is writing this file"));
+        }
+        // A file system that knows no locks.
+        Err(fs::TryLockError::Error(_)) | Ok(()) => {}
+    }
+    let written = file.set_len(0).and_then(|()| {
+        let mut out = BufWriter::new(&file);
+        write(&mut out)?;
+        out.flush()?;
+        drop(out);
+        file.sync_all()
+    });
+    let renamed = written.and_then(|()| fs::rename(&temporary, &path));
+    if renamed.is_err() {
+        let _ = fs::remove_file(&temporary); // the first error is the one to report
     }
     renamed
 }
