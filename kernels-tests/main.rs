@@ -17,6 +17,7 @@ mod pipelines;
 mod portability;
 mod properties;
 mod quant;
+mod quantised_models;
 mod sampling;
 mod text;
 mod tidy;

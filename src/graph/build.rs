@@ -308,8 +308,8 @@ impl<'g> Var<'g> {
         let shape = shape.into();
         let ty = TensorType::new(shape, self.ty.dtype);
         let Some(base) = self.id else { return Var { ty, ..self } };
-        if shape.count() != self.ty.shape.count() {
-            let reason = format!("{} does not have the elements of {shape}", self.ty);
+        if shape.count() != self.ty.shape.count() || self.ty.dtype.bytes_of(shape.last()).is_none() {
+            let reason = format!("{} does not have the elements, or not the blocks, of {shape}", self.ty);
             return self.graph.poison("reshape", reason, ty, Location::caller());
         }
         self.graph.push(NodeKind::View { base, offset: 0 }, ty)
