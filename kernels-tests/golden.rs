@@ -40,6 +40,15 @@ impl Golden {
         list
     }
 
+    /// A case's tensor, if it has one of this name.
+    pub fn find(&self, case: &Value, name: &str) -> Option<HostTensor> {
+        let name = format!("{}.{name}", text(case, "key"));
+        self.numbers
+            .names()
+            .any(|other| other == name)
+            .then(|| self.numbers.tensor(&name).unwrap_or_else(|e| panic!("{e}")))
+    }
+
     /// A case's tensor.
     pub fn tensor(&self, case: &Value, name: &str) -> HostTensor {
         let name = format!("{}.{name}", text(case, "key"));

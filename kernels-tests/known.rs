@@ -30,7 +30,7 @@ fn open(name: &str, class: &str) -> (tempfile::TempDir, Model) {
     (folder, model)
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("listed") {
         let entry = entry.expect("an entry");
@@ -44,7 +44,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The known frames of a golden case.
-fn known(golden: &Golden, case: &Value) -> Vec<Known> {
+pub(crate) fn known(golden: &Golden, case: &Value) -> Vec<Known> {
     let parts = case["known"].as_array().expect("a list");
     let part = |part: &Value| {
         let start = part["start"].as_i64().expect("a frame") as isize;

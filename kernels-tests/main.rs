@@ -22,4 +22,5 @@ mod sampling;
 mod text;
 mod tidy;
 mod tiling;
+mod vace;
 mod video;

@@ -7,7 +7,7 @@ use mutoscope::graph::{Bindings, Graph, NodeKind, Recording, TensorType, Twin, i
 use mutoscope::media::Frame;
 use mutoscope::models::clip_vision::ClipVision;
 use mutoscope::models::umt5::Umt5;
-use mutoscope::models::wan_transformer::{CrossContext, WanTransformer};
+use mutoscope::models::wan_transformer::{Conditions, WanTransformer};
 use mutoscope::models::wan_vae::{WanVaeDecoder, WanVaeEncoder};
 use mutoscope::nn::Stream;
 use mutoscope::pipeline::ImageProcessor;
@@ -68,8 +68,9 @@ fn transformer_blocks_and_velocity() {
             let latents = item(&golden.tensor(case, "latents"), b);
 
             let graph = Graph::new();
-            let context = model.cross_context(graph.input("text", states.shape(), DType::F32), None, DType::F32);
-            let context = CrossContext { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32) };
+            let context = model.contexts(graph.input("text", states.shape(), DType::F32), None, DType::F32);
+            let context =
+                Conditions { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32), control: None };
             let input = graph.input("latents", latents.shape(), DType::F32);
             let velocity = model.forward(input, graph.input("time", [1], DType::F32), &context, DType::F32);
             graph.output("output", velocity);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mutoscope::graph::{Graph, NodeKind, Recording};
 use mutoscope::models::umt5::{Umt5, Umt5Config};
-use mutoscope::models::wan_transformer::{CrossContext, WanTransformer, WanTransformerConfig};
+use mutoscope::models::wan_transformer::{Conditions, WanTransformer, WanTransformerConfig};
 use mutoscope::sampling::randn;
 use mutoscope::tensor::{DType, HostTensor, Shape};
 use mutoscope::weights::{Archive, Config, Source};
@@ -119,15 +119,16 @@ fn leaves(recording: &Recording, dtype: DType) -> usize {
 }
 
 /// The velocity of a transformer, and the graph that computed it.
-fn velocity(archive: &Archive, config: WanTransformerConfig) -> (Vec<f64>, Recording) {
-    let model = WanTransformer::load(archive, config).unwrap_or_else(|e| panic!("{e}"));
+fn velocity(archive: &Archive, config: &WanTransformerConfig) -> (Vec<f64>, Recording) {
+    let model = WanTransformer::load(archive, config.clone()).unwrap_or_else(|e| panic!("{e}"));
     let text_dim = archive.shape_of("condition_embedder.text_embedder.linear_1.weight").expect("there")[1];
     let text = normal(Shape::from([1, 9, text_dim]), 1001, 1.0);
     let latents = normal(Shape::from([1, 16, 2, 8, 6]), 1002, 1.0);
     let bias = HostTensor::from_f32([1, 9], &[0.0; 9]);
     let graph = Graph::new();
-    let context = model.cross_context(graph.input("text", text.shape(), DType::F32), None, DType::F32);
-    let context = CrossContext { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32) };
+    let context = model.contexts(graph.input("text", text.shape(), DType::F32), None, DType::F32);
+    let context =
+        Conditions { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32), control: None };
     let input = graph.input("latents", latents.shape(), DType::F32);
     graph.output("y", model.forward(input, graph.input("time", [1], DType::F32), &context, DType::F32));
     let recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
@@ -143,13 +144,13 @@ fn a_transformer_computes_with_the_values_that_its_weights_stand_for() {
         WanTransformerConfig::read(&Config::open(folder.join("config.json")).expect("a config")).expect("valid");
     let golden = Archive::open(&folder, "diffusion_pytorch_model").expect("an archive");
     let original = widened(&golden, &["proj_out.weight", "proj_out.bias"], &[32, 64, 192]);
-    let (whole, _) = velocity(&archive(&original), config);
+    let (whole, _) = velocity(&archive(&original), &config);
     for dtype in [DType::Q8_0, DType::Q4_0, DType::Q4K, DType::F8E4M3, DType::F8E5M2] {
         let weights = quantised(&original, dtype);
-        let (y, recording) = velocity(&archive(&weights), config);
+        let (y, recording) = velocity(&archive(&weights), &config);
         let matrices = original.iter().filter(|(name, t)| name.ends_with("weight") && t.shape().rank() == 2).count();
         assert_eq!(leaves(&recording, dtype), matrices, "every matrix stays {dtype}");
-        let (same, _) = velocity(&archive(&expanded(&weights)), config);
+        let (same, _) = velocity(&archive(&expanded(&weights)), &config);
         let (error, changed) = (distance(&y, &same), distance(&y, &whole));
         println!("{dtype}: {error:.1e} from its own values, {changed:.1e} from those before quantisation");
         assert!(error < SAME, "{dtype}: {error:e}");
@@ -181,9 +182,9 @@ fn a_transformer_takes_fp8_with_a_scale_for_each_tensor() {
         sources.push((name.clone(), source));
     }
     let scaled = archive(&stored).view(sources).expect("a view");
-    let (y, _) = velocity(&scaled, config);
-    let (same, _) = velocity(&archive(&values), config);
-    let (whole, _) = velocity(&archive(&original), config);
+    let (y, _) = velocity(&scaled, &config);
+    let (same, _) = velocity(&archive(&values), &config);
+    let (whole, _) = velocity(&archive(&original), &config);
     let (error, changed) = (distance(&y, &same), distance(&y, &whole));
     println!("scaled f8e4m3: {error:.1e} from its own values, {changed:.1e} from those before quantisation");
     assert!(error < SAME && changed > CHANGED, "{error:e}, {changed:e}");

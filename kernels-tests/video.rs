@@ -73,7 +73,7 @@ fn a_video_is_given_on_the_command_line() {
         let recipe = read_recipe(&out).expect("readable").expect("a recipe");
         let given = recipe.video.expect("a video");
         assert_eq!((given.count as usize, given.sha256.len()), (count(case, "frames"), 64));
-        assert_eq!(given.strength, case["strength"].as_f64().unwrap_or(0.8));
+        assert_eq!(given.strength, case["strength"].as_f64().or(Some(0.8)));
     }
 }
 

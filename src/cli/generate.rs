@@ -14,6 +14,7 @@ use mutoscope::weights::{load_tensor, save_safetensors};
 use mutoscope::{Error, Result};
 use serde_json::{Value, json};
 
+use super::control::{self, ControlArguments};
 use super::known::{self, KnownArguments};
 use super::progress::Reporter;
 use super::tiling::TilingArguments;
@@ -36,6 +37,9 @@ Examples:
   A video made into another, keeping its layout; less --strength keeps more:
     mutoscope generate \"the same street in deep snow\" --model Wan2.1-T2V-1.3B-Diffusers \\
         --video street.mp4 --strength 0.7 --out snow.mp4
+  Something in a video made anew, after a picture of it, with a model that reads a control video:
+    mutoscope generate \"a red fox sits on the bench\" --model Wan2.1-VACE-1.3B-diffusers \\
+        --video bench.mp4 --mask white-where-the-fox-is.png --reference fox.jpg --out fox.mp4
   The frames as pictures, for an editor:
     mutoscope generate \"a green star falls\" --out frames/%04d.png
   A long run that a power cut, a full disk or Ctrl-C does not undo; `mutoscope resume cat.run` goes on:
@@ -150,6 +154,9 @@ pub struct Arguments {
 
     #[command(flatten)]
     video: VideoArguments,
+
+    #[command(flatten)]
+    control: ControlArguments,
 
     #[command(flatten)]
     tiling: TilingArguments,
@@ -301,6 +308,7 @@ fn generate(
         ..Request::default()
     };
     let request = video::read(&arguments.video, &model, request)?;
+    let request = control::read(&arguments.control, &model, request)?;
     let known = known::read(&arguments.known, || request.length(&model))?;
     let request = Request { known, ..request };
     let mut settings = Settings::resolve(&model, &request)?;
@@ -460,11 +468,15 @@ fn summary(settings: &Settings, model: &Model, precision: DType, device: &str) -
         0 => String::new(),
         given => format!(", {given} of them given"),
     };
-    let from = if settings.video.is_empty() {
-        String::new()
-    } else {
-        format!(", from a video with strength {}", settings.strength)
-    };
+    let mut from = String::new();
+    if settings.from_video() {
+        from = format!(", from a video with strength {}", settings.strength);
+    } else if !settings.video.is_empty() {
+        from = ", with a control video".into();
+    }
+    if !settings.references.is_empty() {
+        from += &format!(", references {}", settings.references.len());
+    }
     format!(
         "{width}x{height}, {frames} frames ({length:.1} s at {fps} a second{given}), {steps} steps of {sampler}{from}, guidance \
          {guidance}{low}, shift {shift}, seed {seed}\nmodel {}, {precision} on {device}",
@@ -499,7 +511,9 @@ fn start(settings: &Settings, model: &Model, precision: DType, device: &str, out
         ("shift", json!(settings.sampler.shift)),
         ("sampler", json!(settings.sampler.sampler.name())),
         ("known", settings.known.iter().map(|k| json!({"start": k.start, "count": k.pixels.len()})).collect()),
-        ("strength", json!((!settings.video.is_empty()).then_some(settings.strength))),
+        ("strength", json!(settings.from_video().then_some(settings.strength))),
+        ("control_scales", json!(settings.control_scales)),
+        ("references", json!(settings.references.len())),
         ("precision", json!(precision.name())),
         ("model", json!(model.name())),
         ("device", json!(device)),

@@ -1,5 +1,6 @@
 //! The command line: arguments to library calls. The only code that prints.
 
+mod control;
 mod doctor;
 mod generate;
 mod known;

@@ -16,7 +16,8 @@ pub struct VideoArguments {
     ///
     /// The prompt says what it is to become, --strength how much of it may change. Without --size the result has about the
     /// model's usual number of pixels in the shape of the video, without --frames or --seconds its length (but for up to
-    /// three frames at the end that make no latent one), without --fps its rate. Any text-to-video model takes it.
+    /// three frames at the end that make no latent one), without --fps its rate. Any text-to-video model takes it. A VACE
+    /// model reads it as its control instead, with --mask and --reference, and --control-scale in place of --strength.
     #[arg(long, value_name = "FILE|DIR")]
     video: Option<PathBuf>,
 

@@ -45,6 +45,15 @@ pub struct Recipe {
     /// The tiles that the VAE worked on, as the command line names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vae_tile: Option<String>,
+    /// SHA-256, as of the video, of the masks that say what of the video was to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// SHA-256, as of the video, of each reference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
+    /// How loudly each block spoke that read the control video.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub control_scales: Vec<f32>,
     /// The solver, as the command line names it.
     pub sampler: String,
     /// The model, by name or folder.
@@ -76,8 +85,9 @@ pub struct GivenVideo {
     /// SHA-256 of their sides (as decimal `WxH\n`) and RGB bytes, one after the other; the command line stretches them to
     /// the size of the video first.
     pub sha256: String,
-    /// How far the result may go from it, above 0 to 1.
-    pub strength: f64,
+    /// How far the result may go from it, above 0 to 1; nothing for a control video.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
 }
 
 impl Recipe {

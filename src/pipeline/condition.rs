@@ -7,7 +7,7 @@
 
 use super::known::{known_latents, nearest};
 use super::pictures::encode;
-use super::{Event, Model, Settings};
+use super::{Event, Model, Settings, control};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::graph::Var;
@@ -25,6 +25,9 @@ pub enum Conditioning {
     /// that is grey where nothing is (Wan 2.2 I2V-A14B). Wan 2.1 I2V also sees the first known frame by CLIP, and FLF2V the
     /// first and the last.
     Channels,
+    /// A video that a branch of the transformer reads (VACE): with a mask of what is to be made in it, and with references.
+    /// Known frames are frames of it of which nothing is to be made; what is not known is grey.
+    Control,
 }
 
 /// What a run is told of known frames.
@@ -44,6 +47,13 @@ pub enum Condition {
         /// What CLIP sees of them, \[1, P, I\] f32, in models whose blocks attend to it.
         pictures: Option<HostTensor>,
     },
+    /// By [`Conditioning::Control`].
+    Control {
+        /// \[1, I, F, h, w\] f32: what the branch reads.
+        latents: HostTensor,
+        /// How loudly each of its blocks speaks.
+        scales: Vec<f32>,
+    },
 }
 
 impl Condition {
@@ -51,7 +61,7 @@ impl Condition {
     pub fn times(&self, time: f32) -> Vec<f32> {
         match self {
             Self::Timesteps { known, .. } => known.iter().map(|&known| if known { 0.0 } else { time }).collect(),
-            Self::Channels { .. } => vec![time],
+            Self::Channels { .. } | Self::Control { .. } => vec![time],
         }
     }
 
@@ -71,14 +81,23 @@ impl Condition {
                 let [channels, frames, rows, columns] = [0, 1, 2, 3].map(|axis| joined.shape()[axis]);
                 joined.reshape([1, channels, frames, rows, columns])
             }
+            Self::Control { .. } => latents,
         }
     }
 
     /// What the blocks attend to beside the text.
     pub fn pictures(&self) -> Option<&HostTensor> {
         match self {
-            Self::Timesteps { .. } => None,
+            Self::Timesteps { .. } | Self::Control { .. } => None,
             Self::Channels { pictures, .. } => pictures.as_ref(),
+        }
+    }
+
+    /// What the control's branch reads, and how loudly its blocks speak.
+    pub fn control(&self) -> Option<(&HostTensor, &[f32])> {
+        match self {
+            Self::Timesteps { .. } | Self::Channels { .. } => None,
+            Self::Control { latents, scales } => Some((latents, scales)),
         }
     }
 
@@ -100,18 +119,22 @@ fn unknown(like: &HostTensor, known: &[bool]) -> HostTensor {
     HostTensor::from_f32(shape, &values)
 }
 
-/// What the model is told of the known frames of `settings`; `None` when nothing is known.
+/// What the model is told of the known frames, or the control video, of `settings`; `None` when it is told nothing.
 pub fn condition(
     gpu: &Gpu,
     model: &Model,
     settings: &Settings,
     observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<Option<Condition>> {
+    if model.conditioning() == Conditioning::Control {
+        let latents = control::latents(gpu, model, settings, observer)?;
+        return Ok(Some(Condition::Control { latents, scales: settings.control_scales.clone() }));
+    }
     let frames = settings.latents[2];
     let known = known_latents(&settings.known, frames, model.frames_per_latent());
     let Some(last) = known.iter().rposition(|&known| known) else { return Ok(None) };
     Ok(match model.conditioning() {
-        Conditioning::None => None,
+        Conditioning::None | Conditioning::Control => None,
         Conditioning::Timesteps => {
             let still = |frame| nearest(&settings.known, frame).and_then(|(part, at)| part.picture(at));
             let latents = encode(gpu, model, settings, last + 1, &still, observer)?;

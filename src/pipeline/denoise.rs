@@ -8,7 +8,7 @@ use super::{Condition, Event, Model, Phase, Settings};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Program, Tensor};
 use crate::graph::{Graph, TensorType, Var};
-use crate::models::wan_transformer::{CrossContext, WanTransformer};
+use crate::models::wan_transformer::{Conditions, Control, WanTransformer};
 use crate::nn::{Context, KeyValue};
 use crate::sampling::{Combine, Slot};
 use crate::tensor::{DType, HostTensor};
@@ -40,7 +40,7 @@ pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()>
 pub struct Given<'a> {
     /// The prompts.
     pub text: &'a Text,
-    /// The latents of frames that are known.
+    /// What the model is told of frames that are known, or of a control video.
     pub condition: Option<&'a Condition>,
     /// Where it begins.
     pub begin: Begin<'a>,
@@ -181,7 +181,8 @@ fn choose<'m>(model: &'m Model, time: f64, settings: &Settings) -> (bool, &'m Wa
 /// A program that reads the sample and the inputs `time` \[1\], or \[F\] with known frames, and `guidance` \[B\], and
 /// leaves the guided velocity.
 ///
-/// What does not change between steps, the keys and values of the text and of pictures, is computed here once.
+/// What does not change between steps, the keys and values of the text and of pictures and what becomes of a control video, is
+/// computed here once.
 fn compile(
     gpu: &Gpu,
     transformer: &WanTransformer,
@@ -194,10 +195,12 @@ fn compile(
     let Given { text, condition, .. } = given;
     let graph = Graph::new();
     let pictures = condition.and_then(Condition::pictures).map(|states| graph.constant(states.clone()));
-    let context = transformer.cross_context(graph.constant(text.states.clone()), pictures, compute);
+    let context = transformer.contexts(graph.constant(text.states.clone()), pictures, compute);
     let sees_pictures = context.iter().any(|block| block.pictures.is_some());
     let pairs = context.iter().flat_map(|block| [Some(block.text), block.pictures]).flatten();
-    let parts: Vec<Var<'_>> = pairs.flat_map(|pair| [pair.keys, pair.values]).collect();
+    let control = condition.and_then(Condition::control);
+    let control_tokens = control.and_then(|(latents, _)| transformer.control_tokens(graph.constant(latents.clone())));
+    let parts: Vec<Var<'_>> = pairs.flat_map(|pair| [pair.keys, pair.values]).chain(control_tokens).collect();
     let names: Vec<String> = (0..parts.len()).map(|i| format!("context.{i}")).collect();
     for (name, part) in names.iter().zip(&parts) {
         graph.output(name, *part);
@@ -212,15 +215,17 @@ fn compile(
     let bound = names.iter().map(|name| prepared.output(name).cloned()).collect::<Result<Vec<_>>>()?;
     drop(prepared);
     let input = |name: &str, tensor: &Tensor| graph.input(name, tensor.ty().shape, tensor.ty().dtype);
-    let mut parts = names.iter().zip(&bound).map(|(name, tensor)| input(name, tensor));
+    let mut parts: Vec<Var<'_>> = names.iter().zip(&bound).map(|(name, tensor)| input(name, tensor)).collect();
+    let control = control.and_then(|(_, scales)| Some(Control { tokens: parts.pop()?, scales: scales.to_vec() }));
+    let mut parts = parts.into_iter();
     let mut pair = || Some(KeyValue { keys: parts.next()?, values: parts.next()? });
     let mut block = || Some(Context { text: pair()?, pictures: if sees_pictures { Some(pair()?) } else { None } });
     let blocks = std::iter::from_fn(&mut block).collect();
-    let context = CrossContext { blocks, key_bias: graph.constant(text.key_bias.clone()) };
+    let conditions = Conditions { blocks, key_bias: graph.constant(text.key_bias.clone()), control };
     let latents = input("sample", sample);
     let seen = condition.map_or(latents, |condition| condition.input(latents));
     let times = condition.map_or(1, |condition| condition.times(0.0).len());
-    let answers = transformer.forward(seen, graph.input("time", [times], DType::F32), &context, compute);
+    let answers = transformer.forward(seen, graph.input("time", [times], DType::F32), &conditions, compute);
     let guided = guide(answers, sample.ty());
     graph.assign(input("velocity", velocity), guided);
     let mut tensors: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&bound).collect();

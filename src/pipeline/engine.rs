@@ -67,7 +67,7 @@ pub enum Event<'a> {
         /// Why it could not.
         error: Option<&'a Error>,
     },
-    /// The denoised latents \[1, C, F, h, w\] f32, normalised, before they are decoded.
+    /// The denoised latents \[1, C, F, h, w\] f32, normalised, before they are decoded; those of references come first.
     Latents(&'a HostTensor),
     /// The next frame.
     Frame {
@@ -193,7 +193,7 @@ impl Engine {
         observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Video> {
         observer(Event::Latents(&latents))?;
-        decode::decode(&self.gpu, model, &latents, settings.tile, observer)?;
+        decode::decode(&self.gpu, model, &settings.without_references(&latents), settings.tile, observer)?;
         Ok(Video { settings, latents, precision })
     }
 
@@ -283,6 +283,9 @@ impl Settings {
             shift: self.sampler.shift,
             known: self.known.iter().map(Known::recipe).collect(),
             video: self.given_video(),
+            mask: self.given_mask(),
+            references: self.given_references(),
+            control_scales: self.control_scales.clone(),
             vae_tile: self.tile.map(|tile| tile.to_string()),
             sampler: self.sampler.sampler.name().into(),
             model: model.name().into(),

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod clip;
 mod condition;
+mod control;
 mod decode;
 mod denoise;
 mod encode;

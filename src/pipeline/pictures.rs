@@ -54,12 +54,37 @@ pub(super) fn encode_tiles<'a>(
     (steps, picture): (usize, &dyn Fn(usize) -> Option<&'a Frame>),
     observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
 ) -> Result<Encoded> {
+    let size = [latents[3], latents[4]].map(|side| side * model.pixels_per_latent());
+    let mut pictures = Pictures { size, picture, stretched: HashMap::new() };
+    encode_source(gpu, model, latents, tile, (steps, &mut pictures), observer)
+}
+
+/// What the VAE's encoder is shown.
+pub(super) trait Source {
+    /// Appends these rows and columns of a frame of the video, \[rows, columns, 3\] in -1..1.
+    fn append(
+        &mut self,
+        frame: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        values: &mut Vec<f32>,
+    ) -> Result<()>;
+}
+
+/// The same of whatever is shown.
+pub(super) fn encode_source(
+    gpu: &Gpu,
+    model: &Model,
+    latents: [usize; 5],
+    tile: Option<Tile>,
+    (steps, source): (usize, &mut dyn Source),
+    observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
+) -> Result<Encoded> {
     let [_, channels, _, rows, columns] = latents;
     let unit = model.pixels_per_latent();
     let grid = Tile::of_encoder(tile, model, [rows, columns]);
     let record = |shape: [usize; 2], first: bool| chunk(model, shape, first);
     let mut programs = TilePrograms::new(gpu, steps > 1, &record);
-    let mut pictures = Pictures { size: [rows * unit, columns * unit], stretched: HashMap::new() };
     let mut frames = vec![vec![0f32; rows * columns * channels]; steps];
     let mut seams: Vec<Seams> = (0..steps).map(|_| Seams::new(&grid, 1, 1, channels)).collect();
     let total = steps * grid.count();
@@ -69,7 +94,14 @@ pub(super) fn encode_tiles<'a>(
         let shape = [y.len(), x.len()];
         let encoder = programs.begin(shape)?;
         for (f, (frame, seams)) in frames.iter_mut().zip(&mut seams).enumerate() {
-            let pixels = pictures.pixels(shown(f, model.frames_per_latent()), [&y, &x], picture, model)?;
+            let [pixel_rows, pixel_columns] = [&y, &x].map(|side| side.start * unit..side.end * unit);
+            let shown = shown(f, model.frames_per_latent());
+            let size = [shown.len(), pixel_rows.len(), pixel_columns.len(), 3];
+            let mut values = Vec::with_capacity(size.iter().product());
+            for frame in shown {
+                source.append(frame, &pixel_rows, &pixel_columns, &mut values)?;
+            }
+            let pixels = HostTensor::from_f32(size, &values);
             let program = encoder.program(f == 0);
             program.write("pixels", &pixels)?;
             program.run(&mut |part| {
@@ -98,42 +130,41 @@ fn shown(latent: usize, factor: usize) -> Range<usize> {
     if latent == 0 { 0..1 } else { 1 + (latent - 1) * factor..1 + latent * factor }
 }
 
-/// Pictures at the size of the video. Those that need it are stretched once, however often they are shown.
-struct Pictures {
+/// Pictures at the size of the video, and grey where there is none. Those that need it are stretched once, however often
+/// they are shown.
+struct Pictures<'a, 'f> {
     size: [usize; 2],
+    picture: &'f dyn Fn(usize) -> Option<&'a Frame>,
     stretched: HashMap<*const Frame, Frame>,
 }
 
-impl Pictures {
-    /// What the encoder sees of some frames where a tile covers these rows and columns of latents: \[T, H, W, 3\].
-    fn pixels<'a>(
+impl Source for Pictures<'_, '_> {
+    fn append(
         &mut self,
-        frames: Range<usize>,
-        tile: [&Range<usize>; 2],
-        picture: &dyn Fn(usize) -> Option<&'a Frame>,
-        model: &Model,
-    ) -> Result<HostTensor> {
-        let unit = model.pixels_per_latent();
-        let [rows, columns] = tile.map(|side| side.start * unit..side.end * unit);
+        frame: usize,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        values: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Some(picture) = (self.picture)(frame) else {
+            values.resize(values.len() + rows.len() * columns.len() * 3, 0.0);
+            return Ok(());
+        };
         let width = self.size[1];
-        let (count, grey) = (frames.len(), rows.len() * columns.len() * 3);
-        let mut values: Vec<f32> = Vec::with_capacity(count * grey);
-        for frame in frames {
-            let Some(picture) = picture(frame) else {
-                values.resize(values.len() + grey, 0.0);
-                continue;
-            };
-            let picture = self.stretched(picture)?;
-            for row in picture.rgb.chunks_exact(width * 3).skip(rows.start).take(rows.len()) {
-                // As diffusers' `VaeImageProcessor` rounds.
-                values.extend(
-                    row[columns.start * 3..columns.end * 3].iter().map(|&v| 2.0 * (f32::from(v) / 255.0) - 1.0),
-                );
-            }
+        let picture = self.stretched(picture)?;
+        for row in picture.rgb.chunks_exact(width * 3).skip(rows.start).take(rows.len()) {
+            values.extend(row[columns.start * 3..columns.end * 3].iter().map(|&v| value(v)));
         }
-        Ok(HostTensor::from_f32([count, rows.len(), columns.len(), 3], &values))
+        Ok(())
     }
+}
 
+/// -1..1, rounded as diffusers' `VaeImageProcessor` rounds.
+pub(super) fn value(byte: u8) -> f32 {
+    2.0 * (f32::from(byte) / 255.0) - 1.0
+}
+
+impl Pictures<'_, '_> {
     fn stretched<'s>(&'s mut self, picture: &'s Frame) -> Result<&'s Frame> {
         let [height, width] = self.size;
         if [picture.height as usize, picture.width as usize] == self.size {
@@ -166,9 +197,10 @@ pub(super) fn chunk(model: &Model, shape: [usize; 2], first: bool) -> Result<Chu
 
 /// Latent frames that a run has to encode.
 pub(super) fn steps(model: &Model, settings: &Settings) -> usize {
-    let all = settings.latents[2];
+    let all = settings.video_latents()[2];
     let known = known_latents(&settings.known, all, model.frames_per_latent());
     match (known.iter().rposition(|&known| known), model.conditioning()) {
+        (_, Conditioning::Control) => all,
         _ if settings.from_video() => all,
         (None, _) => 0,
         (Some(_), Conditioning::Channels) => all,

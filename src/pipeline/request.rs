@@ -44,8 +44,9 @@ pub struct Request {
     pub noise: Option<HostTensor>,
     /// Frames that are known beforehand: a picture to begin with, a video to go on from (see [`Known`]).
     pub known: Vec<Known>,
-    /// A video to make another from, if not empty. Without a length the result is as long, but for frames at the end that
-    /// make no latent one; another size is stretched as diffusers does it.
+    /// A video to make another from, if not empty; for models that read one (VACE) the control video. Without a length the
+    /// result is as long, but for frames at the end that make no latent one; another size is stretched as diffusers does
+    /// it. What of a length a control video does not have is to be made.
     pub video: Arc<[Frame]>,
     /// How far the result may go from the video, above 0 to 1: that share of the steps is run. 0.8 if open.
     pub strength: Option<f64>,
@@ -53,6 +54,13 @@ pub struct Request {
     pub tiling: Tiling,
     /// Where to save the state of the run while it goes on; [`Engine::resume`](super::Engine::resume) takes it up again.
     pub checkpoint: Option<Checkpoint>,
+    /// What of the control video is to be made, where white: a mask for each of its frames, or one for all. Without one,
+    /// everything is, and the video guides it. Only for models that read a control video (VACE), as what follows.
+    pub mask: Arc<[Frame]>,
+    /// Pictures of what the video is to show, of any size.
+    pub references: Vec<Frame>,
+    /// How loudly the control speaks: one number, or one for each block that reads it; 1 if open.
+    pub control_scales: Vec<f32>,
 }
 
 impl Request {
@@ -156,8 +164,15 @@ pub struct Settings {
     pub known: Vec<Known>,
     /// The video that it is made from, at least as many frames; empty for none.
     pub video: Arc<[Frame]>,
-    /// How far it may go from that video.
+    /// How far it may go from that video; of no account for a control video.
     pub strength: f64,
+    /// What of a control video is to be made, where white: one mask for all frames, or as many as are used; empty for
+    /// everything.
+    pub mask: Arc<[Frame]>,
+    /// Pictures of what the video is to show.
+    pub references: Vec<Frame>,
+    /// How loudly each block speaks that reads the control video; empty for models that read none.
+    pub control_scales: Vec<f32>,
     /// Whether the VAE may work on tiles.
     pub tiling: Tiling,
     /// The tiles that it works on. With [`Tiling::Auto`] the device decides, when the run begins.
@@ -185,6 +200,7 @@ impl Settings {
         let fps = rate(model, request)?;
         let frames = frames(model, request, fps)?;
         let known = known::placed(&request.known, frames)?;
+        let control_scales = control_scales(model, request, frames)?;
         let steps = request.steps.unwrap_or(defaults.steps);
         if !(1..=MAX_STEPS).contains(&steps) {
             return Err(Error::request("--steps", format!("{steps} steps cannot be run; take 1 to {MAX_STEPS}")));
@@ -209,7 +225,12 @@ impl Settings {
         if let Some(shift) = request.shift {
             sampler = sampler.with_shift(shift)?;
         }
-        let latents = model.latent_shape(width, height, frames);
+        let mut latents = model.latent_shape(width, height, frames);
+        latents[2] += request.references.len();
+        if latents[2] > model.longest_axis() {
+            let reason = format!("{} references and {frames} frames are more than it takes", request.references.len());
+            return Err(Error::request("--reference", reason));
+        }
         if let Some(noise) = &request.noise {
             if noise.shape().dims() != latents || noise.dtype() != DType::F32 {
                 let reason = format!("these settings need latents f32{latents:?}, the file has {noise:?}");
@@ -234,6 +255,9 @@ impl Settings {
             noise: request.noise.clone(),
             known,
             video: request.video.clone(),
+            mask: request.mask.clone(),
+            references: request.references.clone(),
+            control_scales,
             strength,
             tiling: request.tiling,
             tile,
@@ -253,7 +277,7 @@ fn check_known(model: &Model, request: &Request) -> Result<()> {
         Conditioning::None if !request.known.is_empty() => {
             let reason = format!(
                 "`{}` makes videos from text alone; pictures take a model such as Wan 2.2 TI2V-5B (with expand_timesteps \
-                 in its model_index.json), I2V-A14B, or Wan 2.1 I2V or FLF2V",
+                 in its model_index.json), I2V-A14B, or Wan 2.1 I2V, FLF2V or VACE",
                 model.name()
             );
             Err(Error::request("known frames", reason))
@@ -285,6 +309,11 @@ fn strength(model: &Model, request: &Request, frames: usize, steps: usize) -> Re
     }
     match model.conditioning().video() {
         VideoUse::Start => {}
+        VideoUse::Control if request.strength.is_none() => return Ok(strength),
+        VideoUse::Control => {
+            let reason = format!("`{}` reads the video as its control; --control-scale says how loudly", model.name());
+            return Err(Error::request("--strength", reason));
+        }
     }
     if request.video.len() < frames {
         let reason = format!("the video has {} frames, and {frames} are asked of it", request.video.len());
@@ -303,6 +332,54 @@ fn strength(model: &Model, request: &Request, frames: usize, steps: usize) -> Re
         return Err(Error::request("--strength", reason));
     }
     Ok(strength)
+}
+
+/// How loudly each of the model's blocks speaks that read the control video, once what is given beside it is checked.
+fn control_scales(model: &Model, request: &Request, frames: usize) -> Result<Vec<f32>> {
+    let Request { mask, references, control_scales: scales, video, .. } = request;
+    if model.conditioning().video() != VideoUse::Control {
+        let given = [
+            ("--mask", mask.is_empty()),
+            ("--reference", references.is_empty()),
+            ("--control-scale", scales.is_empty()),
+        ];
+        let Some((name, _)) = given.iter().find(|(_, empty)| !empty) else { return Ok(Vec::new()) };
+        let reason = format!("`{}` does not take it; Wan 2.1 VACE and other VACE models do", model.name());
+        return Err(Error::request(*name, reason));
+    }
+    let used = video.len().min(frames);
+    if !mask.is_empty() && video.is_empty() {
+        let reason = "this is what of a video is to be made; give one with --video";
+        return Err(Error::request("--mask", reason));
+    }
+    if mask.len() > 1 && mask.len() < used {
+        let reason =
+            format!("there are {} masks for {used} frames of video; give one for each, or one for all", mask.len());
+        return Err(Error::request("--mask", reason));
+    }
+    let unit = model.pixels_per_latent();
+    if let Some(small) = references.iter().find(|picture| (picture.width.min(picture.height) as usize) < unit) {
+        let reason =
+            format!("a picture of {}x{} is too small; {unit} pixels a side are the least", small.width, small.height);
+        return Err(Error::request("--reference", reason));
+    }
+    let depth = model.control_depth();
+    if !scales.iter().all(|scale| scale.is_finite()) {
+        return Err(Error::request("--control-scale", "it is not a number"));
+    }
+    match scales.as_slice() {
+        [] => Ok(vec![1.0; depth]),
+        [one] => Ok(vec![*one; depth]),
+        all if all.len() == depth => Ok(all.to_vec()),
+        all => {
+            let reason = format!(
+                "{} are given; `{}` takes one, or {depth}, one for each block that reads it",
+                all.len(),
+                model.name()
+            );
+            Err(Error::request("--control-scale", reason))
+        }
+    }
 }
 
 /// A size of about the default's area in the shape of a picture (the `max_area` of Wan's image-to-video examples).

@@ -15,6 +15,8 @@ use crate::tensor::HostTensor;
 pub enum VideoUse {
     /// The run begins with it, under noise (video to video).
     Start,
+    /// The transformer reads it beside what it makes, where a mask does not say that it is to be made anew (VACE).
+    Control,
 }
 
 impl Conditioning {
@@ -22,14 +24,15 @@ impl Conditioning {
     pub fn video(self) -> VideoUse {
         match self {
             Self::None | Self::Timesteps | Self::Channels => VideoUse::Start,
+            Self::Control => VideoUse::Control,
         }
     }
 }
 
 impl Settings {
     /// Whether the run begins with a video instead of with noise alone.
-    pub(super) fn from_video(&self) -> bool {
-        !self.video.is_empty()
+    pub fn from_video(&self) -> bool {
+        !self.video.is_empty() && self.control_scales.is_empty()
     }
 
     /// The first step that is run: not the first with video to video (`get_timesteps` of diffusers).
@@ -52,9 +55,9 @@ impl Settings {
 
     /// What a recipe says of the video.
     pub(super) fn given_video(&self) -> Option<GivenVideo> {
-        let frames = self.video.get(..self.frames)?;
-        let (count, strength) = (frames.len() as u32, self.strength);
-        Some(GivenVideo { count, sha256: sha256(frames), strength })
+        let frames = self.video.get(..self.frames.min(self.video.len())).filter(|frames| !frames.is_empty())?;
+        let strength = self.from_video().then_some(self.strength);
+        Some(GivenVideo { count: frames.len() as u32, sha256: sha256(frames), strength })
     }
 }
 

@@ -21,6 +21,17 @@ pub(super) struct Block {
     eps: f32,
 }
 
+/// What is the same for all blocks of a step.
+pub(super) struct Surroundings<'g> {
+    /// \[R, 6 C\]
+    pub modulation: Var<'g>,
+    pub rope: Rope<'g>,
+    /// \[B, S\], of the text's keys.
+    pub key_bias: Var<'g>,
+    /// The precision of matrix products and attention.
+    pub compute: DType,
+}
+
 /// table \[P, C\] + rows \[R, C\] or \[R, P C\] -> P tensors \[R, C\].
 pub(super) fn add_table<'g, const P: usize>(table: Var<'g>, rows: Var<'g>) -> [Var<'g>; P] {
     let (count, channels) = (rows.shape()[0], table.shape().last());
@@ -62,16 +73,10 @@ impl Block {
         self.attn2.context(text, pictures)
     }
 
-    /// x \[B, L, C\]; modulation \[R, 6 C\]
-    pub fn forward<'g>(
-        &self,
-        x: Var<'g>,
-        modulation: Var<'g>,
-        rope: Rope<'g>,
-        context: Context<'g>,
-        key_bias: Var<'g>,
-        compute: DType,
-    ) -> Var<'g> {
+    /// x \[B, L, C\] -> the same.
+    #[track_caller]
+    pub fn forward<'g>(&self, x: Var<'g>, context: Context<'g>, around: &Surroundings<'g>) -> Var<'g> {
+        let &Surroundings { modulation, rope, key_bias, compute } = around;
         let table = x.graph().weight(&self.table);
         let [shift1, scale1, gate1, shift2, scale2, gate2] = add_table(table, modulation);
         let attended = self.attn1.self_attend(x.ada_norm(shift1, scale1, self.eps, compute), rope);

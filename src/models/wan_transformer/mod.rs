@@ -3,6 +3,7 @@
 
 mod block;
 mod image;
+mod vace;
 
 use std::path::Path;
 
@@ -13,11 +14,13 @@ use crate::kernels::pointwise::Activation;
 use crate::nn::{Context, Linear, Rope, rope_tables};
 use crate::tensor::{DType, HostTensor, Weight};
 use crate::weights::{Archive, Config, Scope};
-use block::{Block, add_table};
+use block::{Block, Surroundings, add_table};
 use image::ImageEmbedder;
+pub use vace::Control;
+use vace::Vace;
 
 /// What the transformer's constructor needs beyond the shapes of its tensors.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WanTransformerConfig {
     /// Attention heads.
     pub heads: usize,
@@ -29,6 +32,8 @@ pub struct WanTransformerConfig {
     pub eps: f32,
     /// Tokens that one axis may have.
     pub rope_max_seq_len: usize,
+    /// The blocks that those of a control video's branch add to (VACE); at even distances if it is not said.
+    pub vace_layers: Option<Vec<usize>>,
 }
 
 impl WanTransformerConfig {
@@ -56,6 +61,7 @@ impl WanTransformerConfig {
             freq_dim,
             eps: config.get_or("eps", 1e-6)?,
             rope_max_seq_len: config.get_or("rope_max_seq_len", 1024)?,
+            vace_layers: config.get_optional("vace_layers")?,
         })
     }
 }
@@ -74,19 +80,23 @@ pub struct WanTransformer {
     /// Of transformers that see pictures by CLIP.
     image: Option<ImageEmbedder>,
     blocks: Vec<Block>,
+    /// Of transformers that read a control video.
+    vace: Option<Vace>,
     proj_out: Linear,
     table: Weight,
     dim: usize,
     in_channels: usize,
 }
 
-/// The text, and the pictures that CLIP sees, as every block attends to them.
+/// What the velocity depends on besides latents and time: the same in every step of a run.
 #[derive(Clone, Debug)]
-pub struct CrossContext<'g> {
-    /// Keys and values of each block.
+pub struct Conditions<'g> {
+    /// Keys and values of the text, and of pictures that CLIP has seen, for each block, then for each of the control's.
     pub blocks: Vec<Context<'g>>,
     /// \[B, S\]: 0 for tokens, ln n for one row that stands for n rows of padding, very negative for rows not there.
     pub key_bias: Var<'g>,
+    /// The control video, in transformers that read one.
+    pub control: Option<Control<'g>>,
 }
 
 impl WanTransformer {
@@ -119,7 +129,8 @@ impl WanTransformer {
         }
         let embedder = scope.at("condition_embedder");
         let [_, text_dim] = embedder.dims("text_embedder.linear_1.weight");
-        let blocks = (0..scope.count("blocks")).map(|i| Block::load(&scope.at("blocks").at(i), dim, &config)).collect();
+        let blocks: Vec<Block> =
+            (0..scope.count("blocks")).map(|i| Block::load(&scope.at("blocks").at(i), dim, &config)).collect();
         let model = Self {
             patch_weight: scope.flattened("patch_embedding.weight", [dim, in_channels, pt, ph, pw]),
             patch_bias: scope.vector("patch_embedding.bias", [dim]),
@@ -129,6 +140,7 @@ impl WanTransformer {
             text_in: Linear::load_sized(&embedder.at("text_embedder.linear_1"), dim, text_dim),
             text_out: Linear::load_sized(&embedder.at("text_embedder.linear_2"), dim, dim),
             image: embedder.has("image_embedder").then(|| ImageEmbedder::load(&embedder.at("image_embedder"), dim)),
+            vace: scope.has("vace_patch_embedding").then(|| Vace::load(&scope, dim, blocks.len(), &config)),
             blocks,
             proj_out: Linear::load(&scope.at("proj_out"), dim),
             table: scope.vector("scale_shift_table", [2, dim]),
@@ -172,6 +184,16 @@ impl WanTransformer {
         self.image.as_ref().and_then(ImageEmbedder::tokens)
     }
 
+    /// Channels of the control video's latents that it reads, if it reads one (VACE).
+    pub fn control_channels(&self) -> Option<usize> {
+        self.vace.as_ref().map(Vace::channels)
+    }
+
+    /// How many blocks read the control video.
+    pub fn control_depth(&self) -> usize {
+        self.vace.as_ref().map_or(0, Vace::depth)
+    }
+
     /// Features of the text states it takes.
     pub fn text_dim(&self) -> usize {
         self.text_in.inputs()
@@ -199,38 +221,57 @@ impl WanTransformer {
 
     /// The most features that a token has anywhere: those inside the feed-forward layers.
     pub fn widest(&self) -> usize {
-        self.blocks.iter().map(Block::hidden).fold(self.dim, usize::max)
+        let control = self.vace.as_ref().map_or(0, Vace::widest);
+        self.blocks.iter().map(Block::hidden).fold(self.dim.max(control), usize::max)
     }
 
-    /// Text states \[B, S, E\] and CLIP's states of pictures \[1, P, I\] -> keys and values of every block, in `compute`
-    /// precision.
+    /// Text states \[B, S, E\] and CLIP's states of pictures \[1, P, I\] -> keys and values of every block, and of
+    /// those that read the control video, in `compute` precision.
     #[track_caller]
-    pub fn cross_context<'g>(&self, text: Var<'g>, pictures: Option<Var<'g>>, compute: DType) -> Vec<Context<'g>> {
+    pub fn contexts<'g>(&self, text: Var<'g>, pictures: Option<Var<'g>>, compute: DType) -> Vec<Context<'g>> {
         let hidden = self.text_in.activate(text, Activation::GeluTanh);
         let text = self.text_out.apply(hidden).cast(compute);
         let seen = self.image.as_ref().zip(pictures);
         let pictures = seen.map(|(embedder, states)| embedder.forward(states).cast(compute));
-        self.blocks.iter().map(|block| block.context(text, pictures)).collect()
+        let blocks = self.blocks.iter().map(|block| block.context(text, pictures));
+        blocks.chain(self.vace.iter().flat_map(|vace| vace.contexts(text))).collect()
     }
 
-    /// The velocity \[B, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], for the B texts of `context`.
+    /// A control video's latents \[1, I, F, h, w\] -> the tokens \[1, L, C\] of [`Control`]; none where none is read.
+    #[track_caller]
+    pub fn control_tokens<'g>(&self, latents: Var<'g>) -> Option<Var<'g>> {
+        self.vace.as_ref().map(|vace| vace.tokens(latents, self.config.patch))
+    }
+
+    /// The velocity \[B, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], for the B texts of `given`.
     ///
     /// R is 1, or the number of the grid's frames when each has its own timestep. Matrix products and attention run in `compute`;
     /// norms, modulation, gated residuals and the time embedding in f32.
     #[track_caller]
-    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, context: &CrossContext<'g>, compute: DType) -> Var<'g> {
+    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, given: &Conditions<'g>, compute: DType) -> Var<'g> {
         let graph = latents.graph();
         let shape = latents.shape();
         let grid: [usize; 3] = std::array::from_fn(|axis| shape[axis + 2] / self.config.patch[axis]);
-        let rope = self.rope(graph, grid);
-        let batch = context.key_bias.shape()[0];
-
+        let batch = given.key_bias.shape()[0];
         let (time, modulation) = self.embed_time(time);
+        let around = Surroundings { modulation, rope: self.rope(graph, grid), key_bias: given.key_bias, compute };
+
         let weight = graph.weight(&self.patch_weight);
         let mut x = latents.patch_embed(weight, graph.weight(&self.patch_bias), self.config.patch, batch);
-        for (i, (block, seen)) in self.blocks.iter().zip(&context.blocks).enumerate() {
-            let _scope = graph.scope(format_args!("blocks.{i}"));
-            x = block.forward(x, modulation, rope, *seen, context.key_bias, compute);
+        let (contexts, of_control) = given.blocks.split_at(self.blocks.len().min(given.blocks.len()));
+        let mut control = self
+            .vace
+            .as_ref()
+            .zip(given.control.as_ref())
+            .map(|(vace, control)| (vace, control, x.add(control.tokens)));
+        for (i, (block, context)) in self.blocks.iter().zip(contexts).enumerate() {
+            x = {
+                let _scope = graph.scope(format_args!("blocks.{i}"));
+                block.forward(x, *context, &around)
+            };
+            if let Some((vace, control, state)) = &mut control {
+                x = vace.step(i, x, state, of_control, &control.scales, &around);
+            }
         }
         let [shift, scale] = add_table::<2>(graph.weight(&self.table), time);
         let x = self.proj_out.apply(x.ada_norm(shift, scale, self.config.eps, DType::F32));

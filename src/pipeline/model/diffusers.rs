@@ -10,7 +10,7 @@ use crate::text::Tokenizer;
 use crate::weights::{Archive, Config};
 
 /// The pipelines that can be run, by the class that `model_index.json` names.
-const CLASSES: &[&str] = &["WanPipeline", "WanImageToVideoPipeline"];
+const CLASSES: &[&str] = &["WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline"];
 
 /// Where the files of a pipeline folder are.
 pub(super) enum Source<'a> {
@@ -125,7 +125,7 @@ impl Source<'_> {
         match index.class() {
             Some(class) if CLASSES.contains(&class) => {}
             Some(other) => {
-                let classes = CLASSES.join("` and `");
+                let classes = CLASSES.join("`, `");
                 return Err(index.error("_class_name", format!("`{other}` is not supported yet, only `{classes}`")));
             }
             None => return Err(index.error("_class_name", "is missing: this is no diffusers pipeline")),

@@ -82,7 +82,9 @@ impl Model {
         let transformer = build_transformer(&parts.transformer)?;
         let vae = WanVaeDecoder::load(&parts.vae.archive, WanVaeConfig::read(&parts.vae.config)?)?;
         // A patch of several latent frames would have to be known in part.
-        let conditioning = if parts.index.expand_timesteps && transformer.patch()[0] == 1 {
+        let conditioning = if transformer.control_channels().is_some() {
+            Conditioning::Control
+        } else if parts.index.expand_timesteps && transformer.patch()[0] == 1 {
             Conditioning::Timesteps
         } else if transformer.in_channels() > transformer.out_channels() {
             Conditioning::Channels
@@ -93,6 +95,10 @@ impl Model {
             (Some(part), Some(boundary)) => Some(Expert { transformer: build_transformer(part)?, boundary }),
             _ => None,
         };
+        if conditioning == Conditioning::Control && transformer.sees_pictures() {
+            let reason = "it reads a control video, and pictures by CLIP beside: no pipeline knows how to give it both";
+            return Err(Error::model(parts.transformer.archive.path(), reason));
+        }
         let image_encoder = image_encoder(&parts, &transformer)?;
         let model = Self {
             archives: parts.networks().map(|part| (part.role, part.archive.clone())).collect(),
@@ -126,6 +132,20 @@ impl Model {
                     "it takes {takes} channels and gives {gives}, and the VAE has {z}: with this VAE, a transformer takes \
                      {z}, or {} with a picture, and gives {z}",
                     2 * z + masks
+                );
+                return Err(Error::model(path, reason));
+            }
+            let unit = self.pixels_per_latent();
+            let control = (self.conditioning == Conditioning::Control).then_some(2 * z + unit * unit);
+            if transformer.control_channels() != control
+                || transformer.control_depth() != self.transformer.control_depth()
+            {
+                let reason = format!(
+                    "it reads a control video of {} channels in {} blocks, and with this VAE it would be {}, in as many blocks \
+                     of both transformers, if there are two",
+                    transformer.control_channels().unwrap_or(0),
+                    transformer.control_depth(),
+                    2 * z + unit * unit,
                 );
                 return Err(Error::model(path, reason));
             }
@@ -175,6 +195,11 @@ impl Model {
     /// Whether it wants a picture to begin with and another to end with (Wan 2.1 FLF2V).
     pub fn takes_both_ends(&self) -> bool {
         self.image_encoder.as_ref().is_some_and(|encoder| encoder.sees_both_ends)
+    }
+
+    /// How many blocks read a control video (VACE); none in models that do not.
+    pub fn control_depth(&self) -> usize {
+        self.transformer.control_depth()
     }
 
     /// How it is told of frames that are known beforehand: a picture to begin with, a video to go on from.

@@ -148,5 +148,23 @@ CONFIGS = {
             clip=dict(hidden_size=30, intermediate_size=46, num_hidden_layers=4, num_attention_heads=3, image_size=24, patch_size=8, hidden_act="quick_gelu"),
             processor=dict(size={"shortest_edge": 29}, crop_size={"height": 24, "width": 24}, image_mean=[0.4, 0.45, 0.5], image_std=[0.3, 0.25, 0.2]),
         ),
+        # As Wan 2.1 VACE, and with two transformers as its Wan 2.2 form.
+        Config(
+            name="h",
+            transformer=dict(
+                num_attention_heads=2, attention_head_dim=18, num_layers=3, ffn_dim=44, text_dim=24, freq_dim=32, in_channels=5, out_channels=5,
+                vace_layers=[0, 2], vace_in_channels=74,
+            ),  # fmt: skip
+            text=dict(d_model=24, num_heads=3, d_kv=8, d_ff=40, num_layers=2),
+            vae=dict(base_dim=3, num_res_blocks=1, z_dim=5, dim_mult=[1, 2, 2, 3]),
+            tokenizer="unigram",
+            vocab=320,
+            sampler="unipc",
+            shift=4.0,
+            dtype=torch.float16,
+            boundary=0.875,
+            vace=True,
+            contrast=1.0,
+        ),
     )
 }

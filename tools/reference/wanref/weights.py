@@ -84,7 +84,7 @@ def fill(module: nn.Module, seed: int, contrast: float = 1.0) -> None:
         parameter.copy_(draw(name, parameter.shape, seed))
         if name.startswith(("blocks.", "vace_blocks.")) and name.endswith("scale_shift_table"):
             parameter[:, (2, 5)] += 0.7  # both gates: no block may be shut
-        if name.startswith("vace_blocks.") and name.endswith("proj_out.weight"):
-            parameter *= 2.5  # what the control has to say must be heard beside the video
+        if name.startswith("vace_blocks.") and name.endswith("attn1.to_q.bias"):
+            parameter *= 2.5  # what the control asks for must be heard beside the video
         if name == "decoder.conv_out.weight":
             parameter *= contrast
