@@ -12,6 +12,7 @@ mod golden;
 mod kernels;
 mod known;
 mod media;
+mod memory;
 mod models;
 mod pipelines;
 mod portability;

@@ -81,7 +81,7 @@ fn no_adapter(error: &Error, json: bool) -> Outcome {
 
 fn open(index: usize) -> Result<Opened> {
     let start = Instant::now();
-    let options = GpuOptions { device: Some(index.to_string()), checked: super::checked() };
+    let options = GpuOptions { device: Some(index.to_string()), checked: super::checked(), memory: None };
     let gpu = Gpu::open(&options)?;
     let (name, case) = small_case().ok_or_else(|| Error::Internal("there are no kernels".into()))?;
     let outcome = check::run(&gpu, &case, 0)?;

@@ -6,20 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use mutoscope::graph::DeviceKind;
-use mutoscope::media::{Format, Rate, Writer, check_writable};
-use mutoscope::pipeline::{Checkpoint, Engine, EngineOptions, Event, Model, Precision, Request, Saved, Settings};
-use mutoscope::sampling::Sampler;
+use mutoscope::media::{Format, Writer, check_writable};
+use mutoscope::pipeline::{Checkpoint, Engine, Event, Model, Request, Saved, Settings};
 use mutoscope::tensor::{DType, HostTensor};
-use mutoscope::weights::{load_tensor, save_safetensors};
+use mutoscope::weights::save_safetensors;
 use mutoscope::{Error, Result};
 use serde_json::{Value, json};
 
-use super::control::{self, ControlArguments};
-use super::known::{self, KnownArguments};
 use super::progress::Reporter;
-use super::tiling::TilingArguments;
-use super::video::{self, VideoArguments};
-use super::{Outcome, Stop, output, resume, tiling, values};
+use super::request::RequestArguments;
+use super::{Outcome, Stop, output, resume, tiling};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,9 +52,8 @@ Nothing half-written is left when a run fails or is cancelled; latents that were
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// What the video shows, in plain words
-    #[arg(value_name = "PROMPT")]
-    prompt: String,
+    #[command(flatten)]
+    request: RequestArguments,
 
     /// Where the video goes; the extension chooses the format: .mp4, .gif, .png, .apng, frames/%04d.png
     ///
@@ -67,99 +62,6 @@ pub struct Arguments {
     /// name is replaced, once the new one is complete.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-
-    /// A Wan text-to-video folder in the diffusers layout [default: the small model inside the binary]
-    ///
-    /// The folder holds model_index.json, tokenizer/, text_encoder/, transformer/, vae/ and scheduler/, as in
-    /// `huggingface-cli download Wan-AI/Wan2.1-T2V-1.3B-Diffusers`. Dimensions and the sampler come from its files.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-
-    /// What the video does not show [default: the model's]
-    ///
-    /// Only used with guidance above 1.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    negative: Option<String>,
-
-    /// Size in pixels [default: the model's, 832x480 for Wan 2.1]
-    ///
-    /// Sides must be multiples of what one token of the model covers, 16 for Wan 2.1. A size that does not fit is refused
-    /// with the nearest that do.
-    #[arg(long, value_name = "WxH", value_parser = values::size, allow_hyphen_values = true)]
-    size: Option<(usize, usize)>,
-
-    /// Number of frames [default: the model's, 81 for Wan 2.1]
-    ///
-    /// Wan makes 1, 5, 9, 13... frames: four to a latent frame, and one for the first.
-    #[arg(long, value_name = "N", value_parser = values::frames, allow_hyphen_values = true)]
-    frames: Option<usize>,
-
-    /// Length instead of a number of frames; the nearest that the model can make
-    #[arg(long, value_name = "S", conflicts_with = "frames", value_parser = values::positive, allow_hyphen_values = true)]
-    seconds: Option<f64>,
-
-    /// Frames a second [default: the model's, 16 for Wan 2.1]
-    ///
-    /// 0.01 to 1000; what a format cannot hold is refused (GIF: 50 at most). It changes how fast the frames are shown, and
-    /// with --seconds how many are made.
-    #[arg(long, value_name = "N", value_parser = values::positive, allow_hyphen_values = true)]
-    fps: Option<f64>,
-
-    /// Denoising steps [default: the model's, 50 for Wan 2.1]
-    ///
-    /// More take longer and add detail; 20 to 30 are enough for a first look, and distilled models need 4 to 8.
-    #[arg(long, value_name = "N", value_parser = values::steps, allow_hyphen_values = true)]
-    steps: Option<usize>,
-
-    /// Strength of classifier-free guidance [default: the model's, 5 for Wan 2.1]
-    ///
-    /// How closely to follow the prompt: 3 to 8 is usual. Above 1 every step runs the transformer twice; 1 turns it off.
-    #[arg(long, value_name = "G", value_parser = values::strength, allow_hyphen_values = true)]
-    guidance: Option<f64>,
-
-    /// The same for the low-noise transformer, in models that have two [default: as --guidance]
-    #[arg(long, value_name = "G", value_parser = values::strength, allow_hyphen_values = true)]
-    guidance_low: Option<f64>,
-
-    /// Shift of the noise levels [default: the model's]
-    ///
-    /// Above 1, more of the steps go to high noise, where the layout is decided: 3 suits small pictures, 5 to 12 large ones.
-    #[arg(long, value_name = "S", value_parser = values::positive, allow_hyphen_values = true)]
-    shift: Option<f64>,
-
-    /// The sampler: unipc, unipc-wan or euler [default: the model's]
-    ///
-    /// unipc is UniPC on the noise levels of diffusers, unipc-wan on those of Wan's own program, euler the plain steps
-    /// that distilled models are made for.
-    #[arg(long, value_name = "NAME", value_parser = sampler)]
-    sampler: Option<Sampler>,
-
-    /// Seed of the noise, 0 to 2^64-1
-    #[arg(long, value_name = "N", default_value = "0", value_parser = values::seed, allow_hyphen_values = true)]
-    seed: u64,
-
-    /// Precision of matrix products: auto, f32 or f16
-    ///
-    /// auto is f16 on GPUs that have it and f32 elsewhere (`mutoscope doctor` says which, and why). Sums are in f32
-    /// always, and so are norms, the text encoder, the sampler and the VAE.
-    #[arg(long, value_name = "P", default_value = "auto", value_parser = precision)]
-    precision: Precision,
-
-    /// The GPU, by its number in `mutoscope doctor` or a part of its name [default: the fastest kind]
-    #[arg(long, value_name = "NAME|INDEX", allow_hyphen_values = true)]
-    device: Option<String>,
-
-    #[command(flatten)]
-    known: KnownArguments,
-
-    #[command(flatten)]
-    video: VideoArguments,
-
-    #[command(flatten)]
-    control: ControlArguments,
-
-    #[command(flatten)]
-    tiling: TilingArguments,
 
     /// Save the state of the run in FILE while it goes on; `mutoscope resume FILE` continues to the same bits
     ///
@@ -172,10 +74,6 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     save_latents: Option<PathBuf>,
 
-    /// Start from this noise instead of the seed's: tensor `latents` [1, C, F, h, w] in f32, of a safetensors file
-    #[arg(long, value_name = "FILE")]
-    latents: Option<PathBuf>,
-
     /// Events as JSON on standard output, one a line, instead of a progress bar on standard error
     ///
     /// {"event":"start",...} with all settings, {"event":"progress","phase","step","steps","fraction","elapsed"} with the
@@ -187,22 +85,6 @@ pub struct Arguments {
     /// No progress, no summary: only errors (with --json: no progress events)
     #[arg(long)]
     quiet: bool,
-}
-
-fn sampler(name: &str) -> Result<Sampler, String> {
-    name.parse().map_err(reason)
-}
-
-fn precision(name: &str) -> Result<Precision, String> {
-    name.parse().map_err(reason)
-}
-
-/// Why a setting cannot be used, without its name, which clap adds.
-fn reason(error: Error) -> String {
-    match error {
-        Error::Request { reason, .. } => reason,
-        other => other.to_string(),
-    }
 }
 
 /// Runs the command.
@@ -231,12 +113,10 @@ pub fn resume(arguments: Arguments, changes: Changes, saved: Saved) -> Outcome {
     let arguments = Arguments {
         checkpoint: Some(changes.checkpoint),
         out: changes.out.unwrap_or(arguments.out),
-        model: changes.model.or(arguments.model),
+        request: arguments.request.resumed(changes.model),
         save_latents: changes.save_latents.or(arguments.save_latents),
         json: changes.json,
         quiet: changes.quiet,
-        // What it led to was saved.
-        latents: None,
         ..arguments
     };
     start_or_resume(arguments, Some(saved))
@@ -282,45 +162,18 @@ fn generate(
             Some(Checkpoint { path: path.clone(), note })
         }
     };
-    let Arguments { out, save_latents, json, quiet, .. } = &arguments;
-    let noise = arguments.latents.as_deref().map(noise).transpose()?;
-    let model = match &arguments.model {
-        Some(folder) => Model::open(folder)?,
-        None => Model::embedded()?,
-    };
-    let request = Request {
-        prompt: arguments.prompt.clone(),
-        negative: arguments.negative.clone(),
-        size: arguments.size,
-        frames: arguments.frames,
-        seconds: arguments.seconds,
-        fps: arguments.fps,
-        steps: arguments.steps,
-        guidance: arguments.guidance,
-        guidance_low: arguments.guidance_low,
-        shift: arguments.shift,
-        sampler: arguments.sampler,
-        seed: arguments.seed,
-        precision: arguments.precision,
-        noise,
-        checkpoint,
-        tiling: arguments.tiling.get(),
-        ..Request::default()
-    };
-    let request = video::read(&arguments.video, &model, request)?;
-    let request = control::read(&arguments.control, &model, request)?;
-    let known = known::read(&arguments.known, || request.length(&model))?;
-    let request = Request { known, ..request };
+    let Arguments { request: wanted, out, save_latents, json, quiet, .. } = &arguments;
+    let model = wanted.model()?;
+    let request = Request { checkpoint, ..wanted.request(&model)? };
     let mut settings = Settings::resolve(&model, &request)?;
     let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);
     let format = Format::of(out, frames)?;
     format.check(width, height, frames, settings.fps)?;
     heed()?;
 
-    let options = EngineOptions { device: arguments.device.clone(), checked: super::checked() };
-    let engine = Engine::new(&options)?;
+    let engine = Engine::new(&wanted.options())?;
     let profile = engine.gpu().profile();
-    let precision = arguments.precision.resolve(profile)?;
+    let precision = request.precision.resolve(profile)?;
     if profile.kind == DeviceKind::Cpu {
         reporter.note(&format!("no GPU is used: {} runs on the processor, which is slow", profile.name));
     }
@@ -397,18 +250,10 @@ fn generate(
 
 /// Everything that can be checked without a model.
 fn check(arguments: &Arguments) -> Result<()> {
-    let Arguments { out, save_latents, fps, shift, .. } = arguments;
+    let Arguments { request, out, save_latents, .. } = arguments;
     // The number of frames matters only to .png, which takes any.
     Format::of(out, 1)?;
-    if let Some(fps) = fps {
-        Rate::new(*fps)?;
-    }
-    if let Some(shift) = shift {
-        mutoscope::sampling::SamplerConfig::new(Sampler::UniPc).with_shift(*shift)?;
-    }
-    if arguments.device.as_ref().is_some_and(|device| device.trim().is_empty()) {
-        return Err(Error::request("--device", "give a number of `mutoscope doctor`, or a part of a GPU's name"));
-    }
+    request.check()?;
     if let Some(path) = save_latents {
         if path == out {
             return Err(Error::request("--save-latents", "this is the file that --out names; give another"));
@@ -443,11 +288,6 @@ fn check_unused(path: &Path) -> Result<()> {
         }
         Ok(_) | Err(_) => Ok(()),
     }
-}
-
-/// The noise of `--latents`. Shape and elements are checked with the other settings.
-fn noise(path: &Path) -> Result<HostTensor> {
-    load_tensor(path, "latents")
 }
 
 fn save(path: &Path, latents: &HostTensor, recipe: &str) -> Result<()> {

@@ -7,8 +7,11 @@ mod known;
 mod missing;
 mod ops;
 mod output;
+mod plan;
 mod progress;
+mod request;
 mod resume;
+mod speeds;
 mod tiling;
 mod values;
 mod video;
@@ -65,6 +68,7 @@ const EXAMPLES: &str = "\
 Examples:
   mutoscope generate \"a red circle moves right over a blue background\" --out circle.mp4
   mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers --out cat.mp4
+  mutoscope plan \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers --vram 6GB
   mutoscope doctor
   mutoscope ops test";
 
@@ -88,6 +92,7 @@ struct Cli {
 enum Command {
     Generate(Box<generate::Arguments>),
     Resume(resume::Arguments),
+    Plan(Box<plan::Arguments>),
     Doctor(doctor::Arguments),
     Ops(ops::Arguments),
 }
@@ -118,6 +123,7 @@ fn run(arguments: &[OsString]) -> u8 {
     let outcome = match cli.command {
         Command::Generate(arguments) => generate::run(*arguments),
         Command::Resume(arguments) => resume::run(arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ops(arguments) => ops::run(&arguments),
     };

@@ -98,7 +98,7 @@ impl Selection {
     }
 
     fn open(&self) -> Result<Gpu> {
-        Gpu::open(&GpuOptions { device: self.device.clone(), checked: super::checked() })
+        Gpu::open(&GpuOptions { device: self.device.clone(), checked: super::checked(), memory: None })
     }
 }
 

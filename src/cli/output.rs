@@ -46,6 +46,13 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// Floating-point operations as people read them.
+pub fn flops(count: f64) -> String {
+    const UNITS: [&str; 6] = ["", "K", "M", "G", "T", "P"];
+    let unit = ((count.max(1.0).log10() / 3.0) as usize).min(UNITS.len() - 1);
+    format!("{:.1} {}FLOP", count / 1000f64.powi(unit as i32), UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +63,6 @@ mod tests {
         assert_eq!(told, ["0.0 s", "9.7 s", "59 s", "1 min 01 s", "2 h 10 min"]);
         let told: Vec<String> = [12, 16 << 10, (128 << 20) - 1, 1 << 41].map(bytes).into();
         assert_eq!(told, ["12 bytes", "16 KiB", "128.0 MiB", "2 TiB"]);
+        assert_eq!([flops(1.5e12), flops(20.0), flops(3e19)], ["1.5 TFLOP", "20.0 FLOP", "30000.0 PFLOP"]);
     }
 }

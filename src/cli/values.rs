@@ -43,6 +43,24 @@ pub fn strength(text: &str) -> Result<f64, String> {
     number(text).filter(usable).ok_or_else(|| "give a number, 0 or more; 1 is off, 3 to 8 is usual".into())
 }
 
+/// An amount of memory: `8GB`, `6.5 GiB`, `900MB`, or bytes. GB and GiB mean the same, 2^30: that is how cards are sold.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].trim() {
+        "" | "b" => 1.0,
+        "k" | "kb" | "kib" => 1024.0,
+        "m" | "mb" | "mib" => f64::from(1 << 20),
+        "g" | "gb" | "gib" => f64::from(1 << 30),
+        "t" | "tb" | "tib" => 1024.0 * f64::from(1 << 30),
+        _ => return Err("give an amount of memory, such as 8GB or 900MB".into()),
+    };
+    match number(digits) {
+        Some(value) if value > 0.0 && value * unit >= 1.0 && value * unit < 1e18 => Ok((value * unit) as u64),
+        _ => Err("give an amount of memory, such as 8GB or 900MB".into()),
+    }
+}
+
 fn number(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|value: &f64| value.is_finite())
 }
@@ -56,6 +74,9 @@ mod tests {
         for text in ["64x48", "64X48", "64*48", " 64 x 48 "] {
             assert_eq!(size(text), Ok((64, 48)), "{text}");
         }
+        assert_eq!(bytes("8GB"), Ok(8 << 30));
+        assert_eq!(bytes(" 1.5 gib "), Ok(3 << 29));
+        assert_eq!((bytes("900MB"), bytes("4096")), (Ok(900 << 20), Ok(4096)));
         assert_eq!(frames("81"), Ok(81));
         assert_eq!(steps("1000"), Ok(1000));
         assert_eq!(seed("18446744073709551615"), Ok(u64::MAX));
@@ -65,6 +86,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
+        for text in ["", "GB", "-1GB", "0", "8 parsecs", "NaN", "1e30GB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
         for text in ["", "64", "64x", "x64", "64x-1", "0x64", "64x0", "64x64x64", "1e3x64", "99999999999999999999x64"] {
             assert!(size(text).is_err(), "{text}");
         }

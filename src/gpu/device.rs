@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::ledger::Ledger;
+use super::memory::{Buffer, Meter};
 use super::pipeline::Pipelines;
 use super::{Tensor, probe};
 use crate::error::{Error, Result};
@@ -17,6 +19,8 @@ pub struct GpuOptions {
     pub device: Option<String>,
     /// Compile shaders with every run-time check that `wgpu` has: slower, for finding faults.
     pub checked: bool,
+    /// Bytes that all buffers together may take; as much as the device has when `None`.
+    pub memory: Option<u64>,
 }
 
 /// An adapter that could be opened.
@@ -37,14 +41,22 @@ pub struct Gpu {
 }
 
 pub(super) struct Shared {
-    pub device: wgpu::Device,
-    pub queue: wgpu::Queue,
+    /// None for a device that only counts: see [`Gpu::rehearsal`].
+    live: Option<Live>,
     pub pipelines: Pipelines,
-    pub weights: Mutex<HashMap<u64, Weak<wgpu::Buffer>>>,
+    pub weights: Mutex<HashMap<u64, Weak<Buffer>>>,
+    pub meter: Arc<Meter>,
+    pub ledger: Mutex<Ledger>,
     faults: Arc<Mutex<Option<Fault>>>,
     driver: String,
     /// Measured operations per second, as `f64` bits: how much one submission may hold.
     rate: AtomicU64,
+}
+
+/// What `wgpu` gave.
+pub(super) struct Live {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
 }
 
 /// Work that was handed to the device; set once it is done.
@@ -146,7 +158,8 @@ impl Gpu {
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::DeviceLost(format!("{} could not be opened: {e}", adapter.get_info().name)))?;
         let coop = adapter.cooperative_matrix_properties();
-        Self::assemble(device, queue, &coop, options.checked)
+        let gpu = Self::assemble(device, queue, &coop, options.checked)?;
+        Ok(options.memory.map_or(gpu.clone(), |bytes| gpu.within(bytes)))
     }
 
     /// Uses a device that the caller has already opened, sharing it. Features that were not enabled on it are not used.
@@ -201,12 +214,53 @@ impl Gpu {
         let pipelines = Pipelines::new(checked);
         profile.coop = probe::coop(&device, &queue, coop);
         // One submission should take about a fifth of a second: begin with a guess, then measure.
-        let rate = AtomicU64::new((profile.dispatch_flops * 5.0).to_bits());
-        let shared =
-            Shared { device, queue, pipelines, weights: Mutex::default(), faults, driver: driver(&info), rate };
-        let gpu = Self { shared: Arc::new(shared), profile: Arc::new(profile) };
+        let live = Some(Live { device, queue });
+        let gpu = Self::shared(live, profile, pipelines, faults, driver(&info));
         gpu.check()?;
         Ok(gpu)
+    }
+
+    /// A device that only counts: it plans what a real one of this profile would hold and do, and entered in its
+    /// [`Ledger`](super::Ledger), but computes nothing. What is read from it is zeros.
+    pub fn rehearsal(profile: DeviceProfile) -> Self {
+        Self::shared(None, profile, Pipelines::new(false), Arc::default(), String::new())
+    }
+
+    fn shared(
+        live: Option<Live>,
+        profile: DeviceProfile,
+        pipelines: Pipelines,
+        faults: Arc<Mutex<Option<Fault>>>,
+        driver: String,
+    ) -> Self {
+        let shared = Shared {
+            live,
+            pipelines,
+            weights: Mutex::default(),
+            meter: Arc::default(),
+            ledger: Mutex::default(),
+            faults,
+            driver,
+            rate: AtomicU64::new((profile.dispatch_flops * 5.0).to_bits()),
+        };
+        Self { shared: Arc::new(shared), profile: Arc::new(profile) }
+    }
+
+    /// Whether it only counts.
+    pub fn is_rehearsal(&self) -> bool {
+        self.shared.live.is_none()
+    }
+
+    /// The same device with no more than `bytes` for all buffers together.
+    #[must_use]
+    pub fn within(&self, bytes: u64) -> Self {
+        let memory = self.profile.memory.map_or(bytes, |known| known.min(bytes));
+        self.restricted(DeviceProfile { memory: Some(memory), ..(*self.profile).clone() })
+    }
+
+    /// What `wgpu` gave; `None` for a device that only counts.
+    pub(super) fn live(&self) -> Option<&Live> {
+        self.shared.live.as_ref()
     }
 
     /// What the device can do.
@@ -241,10 +295,15 @@ impl Gpu {
 
     /// Submits commands and returns what [`Gpu::wait`] waits for.
     pub(super) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
-        self.shared.queue.submit(commands);
         let done = Submission::default();
         let flag = done.clone();
-        self.shared.queue.on_submitted_work_done(move || flag.0.store(true, Ordering::Release));
+        match self.live() {
+            Some(Live { queue, .. }) => {
+                queue.submit(commands);
+                queue.on_submitted_work_done(move || flag.0.store(true, Ordering::Release));
+            }
+            None => flag.0.store(true, Ordering::Release),
+        }
         done
     }
 
@@ -255,7 +314,7 @@ impl Gpu {
     pub(super) fn wait(&self, submission: &Submission) -> Result<()> {
         let mut nap = Duration::from_micros(50);
         loop {
-            self.shared.device.poll(wgpu::PollType::Poll).map_err(|error| Error::DeviceLost(error.to_string()))?;
+            self.poll()?;
             if submission.0.load(Ordering::Acquire) {
                 return self.check();
             }
@@ -263,6 +322,21 @@ impl Gpu {
             std::thread::sleep(nap);
             nap = (nap * 2).min(Duration::from_millis(2));
         }
+    }
+
+    /// Waits until everything that was submitted is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] and [`Error::OutOfMemory`] from the device.
+    pub fn finish(&self) -> Result<()> {
+        let submission = self.submit([]);
+        self.wait(&submission)
+    }
+
+    /// Lets the device report what is done and give back what nobody holds any more.
+    pub(super) fn poll(&self) -> Result<()> {
+        let Some(live) = self.live() else { return Ok(()) };
+        live.device.poll(wgpu::PollType::Poll).map(|_| ()).map_err(|error| Error::DeviceLost(error.to_string()))
     }
 
     /// Operations that one submission may hold to take about a fifth of a second.
@@ -281,21 +355,32 @@ impl Gpu {
     }
 
     /// A buffer of at least `bytes`, padded so that any element type can be bound.
-    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
         let size = bytes.max(1).next_multiple_of(256);
+        let mib = size >> 20;
         if size > self.profile.max_buffer {
             return Err(Error::OutOfMemory(format!(
-                "{label} needs a buffer of {} MiB and this device has none over {} MiB; try a smaller size",
-                size >> 20,
+                "{label} needs a buffer of {mib} MiB and this device has none over {} MiB; try a smaller size",
                 self.profile.max_buffer >> 20
             )));
         }
-        let scope = self.shared.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let held = self.held_bytes();
+        if let Some(memory) = self.profile.memory.filter(|&memory| held + size > memory) {
+            return Err(out_of_memory(&format!(
+                "{label} needs {mib} MiB where {} MiB are in use already and {} MiB may be",
+                held >> 20,
+                memory >> 20
+            )));
+        }
+        let Some(Live { device, .. }) = self.live() else { return Ok(Buffer::new(None, size, &self.shared.meter)) };
+        // What was dropped since the last wait goes now.
+        self.poll()?;
+        let scope = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-        let buffer = self.shared.device.create_buffer(&descriptor);
+        let buffer = device.create_buffer(&descriptor);
         match pollster::block_on(scope.pop()) {
-            None => Ok(buffer),
-            Some(error) => Err(out_of_memory(&format!("{label}, {} MiB: {error}", size >> 20))),
+            None => Ok(Buffer::new(Some(buffer), size, &self.shared.meter)),
+            Some(error) => Err(out_of_memory(&format!("{label}, {mib} MiB: {error}"))),
         }
     }
 
@@ -311,12 +396,14 @@ impl Gpu {
 
     /// Bytes that the device's allocator has handed out, where the driver tells.
     pub fn allocated_bytes(&self) -> Option<u64> {
-        self.shared.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+        self.live()?.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
     }
 }
 
 fn out_of_memory(reason: &str) -> Error {
-    Error::OutOfMemory(format!("{reason}. Try a smaller --size, fewer --frames, or --precision f16"))
+    Error::OutOfMemory(format!(
+        "{reason}. Try a smaller --size, fewer --frames, --precision f16, or --vram with less than the device has"
+    ))
 }
 
 /// A lock that a panicking holder cannot spoil.

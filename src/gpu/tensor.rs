@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Gpu;
-use super::device::lock;
+use super::device::{Live, lock};
+use super::memory::Buffer;
 use crate::error::{Error, Result};
 use crate::graph::TensorType;
 use crate::tensor::{HostTensor, Weight};
@@ -11,7 +12,7 @@ use crate::tensor::{HostTensor, Weight};
 /// A tensor in a buffer of the device. Cloning shares the buffer.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    pub(super) buffer: Arc<wgpu::Buffer>,
+    pub(super) buffer: Arc<Buffer>,
     pub(super) ty: TensorType,
 }
 
@@ -28,7 +29,7 @@ impl Tensor {
 }
 
 /// Bytes moved at once, so that staging memory stays small beside the weights.
-const CHUNK: usize = 32 << 20;
+pub(super) const CHUNK: usize = 32 << 20;
 
 impl Gpu {
     /// A tensor on the device with these elements.
@@ -50,18 +51,8 @@ impl Gpu {
         if target.ty != ty {
             return Err(Error::Internal(format!("{ty} was written to a tensor of {}", target.ty)));
         }
-        let queue = &self.shared.queue;
         for (i, chunk) in tensor.bytes().chunks(CHUNK).enumerate() {
-            let offset = (i * CHUNK) as u64;
-            let whole = chunk.len() / 4 * 4;
-            if whole > 0 {
-                queue.write_buffer(&target.buffer, offset, &chunk[..whole]);
-            }
-            if whole < chunk.len() {
-                let mut word = [0u8; 4];
-                word[..chunk.len() - whole].copy_from_slice(&chunk[whole..]);
-                queue.write_buffer(&target.buffer, offset + whole as u64, &word);
-            }
+            self.write_bytes(&target.buffer, (i * CHUNK) as u64, chunk)?;
             if chunk.len() == CHUNK {
                 let submission = self.submit([]);
                 self.wait(&submission)?;
@@ -70,13 +61,29 @@ impl Gpu {
         self.check()
     }
 
+    /// Writes bytes into a buffer, from an offset that is a multiple of four, before what is submitted next.
+    pub(super) fn write_bytes(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        let Some(Live { queue, .. }) = self.live() else { return Ok(()) };
+        let whole = bytes.len() / 4 * 4;
+        if whole > 0 {
+            queue.write_buffer(buffer.raw()?, offset, &bytes[..whole]);
+        }
+        if whole < bytes.len() {
+            let mut word = [0u8; 4];
+            word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            queue.write_buffer(buffer.raw()?, offset + whole as u64, &word);
+        }
+        Ok(())
+    }
+
     /// Fills a tensor with zero bytes.
     ///
     /// # Errors
     /// [`Error::DeviceLost`].
     pub fn clear(&self, target: &Tensor) -> Result<()> {
-        let mut encoder = self.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.clear_buffer(&target.buffer, 0, None);
+        let Some(Live { device, .. }) = self.live() else { return Ok(()) };
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.clear_buffer(target.buffer.raw()?, 0, None);
         self.submit([encoder.finish()]);
         self.check()
     }
@@ -89,22 +96,33 @@ impl Gpu {
         let size = source.ty.bytes().next_multiple_of(4);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer("read back", size, usage)?;
-        let mut encoder = self.shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(&source.buffer, 0, &staging, 0, size);
+        let Some(Live { device, .. }) = self.live() else {
+            let zeros = vec![0; source.ty.bytes() as usize];
+            return HostTensor::from_bytes(source.ty.shape, source.ty.dtype, zeros.into())
+                .ok_or_else(|| Error::Internal("a read-back of the wrong size".into()));
+        };
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(source.buffer.raw()?, 0, staging.raw()?, 0, size);
         let submission = self.submit([encoder.finish()]);
         self.wait(&submission)?;
         let mapped = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let flag = mapped.clone();
-        staging.map_async(wgpu::MapMode::Read, .., move |_| flag.store(true, std::sync::atomic::Ordering::Release));
+        staging
+            .raw()?
+            .map_async(wgpu::MapMode::Read, .., move |_| flag.store(true, std::sync::atomic::Ordering::Release));
         while !mapped.load(std::sync::atomic::Ordering::Acquire) {
-            let polled = self.shared.device.poll(wgpu::PollType::Poll);
-            polled.map_err(|error| Error::DeviceLost(error.to_string()))?;
+            self.poll()?;
             self.check()?;
         }
-        let view = staging.get_mapped_range(..).map_err(|e| Error::DeviceLost(e.to_string()))?;
+        let view = staging.raw()?.get_mapped_range(..).map_err(|e| Error::DeviceLost(e.to_string()))?;
         let bytes = view[..source.ty.bytes() as usize].to_vec();
         HostTensor::from_bytes(source.ty.shape, source.ty.dtype, bytes.into())
             .ok_or_else(|| Error::Internal("a read-back of the wrong size".into()))
+    }
+
+    /// Whether a weight is on the device already.
+    pub(super) fn has(&self, weight: &Weight) -> bool {
+        lock(&self.shared.weights).get(&weight.id()).is_some_and(|buffer| buffer.strong_count() > 0)
     }
 
     /// A weight's tensor, uploaded at its first use and shared for as long as a program holds it.
@@ -117,7 +135,10 @@ impl Gpu {
         if let Some(buffer) = known {
             return Ok(Tensor { buffer, ty });
         }
-        let tensor = self.upload(weight.name(), weight.value())?;
+        let tensor = self.allocate(weight.name(), ty)?;
+        if !self.is_rehearsal() {
+            self.write(&tensor, weight.value())?;
+        }
         let mut weights = lock(&self.shared.weights);
         weights.retain(|_, buffer| buffer.strong_count() > 0);
         weights.insert(weight.id(), Arc::downgrade(&tensor.buffer));

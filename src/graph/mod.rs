@@ -7,13 +7,18 @@
 mod build;
 mod interpret;
 mod kernel;
+mod lower;
 mod plan;
 mod profile;
+mod residency;
 mod shader;
 
 pub use build::{Graph, Leaf, Node, NodeId, NodeKind, Recording, Scope, Var};
 pub use interpret::{Bindings, interpret};
 pub use kernel::{Access, Binding, Call, Cost, Dispatch, Kernel, Launch, Operand, TensorType, Twin};
+pub use lower::{Lowered, Lowering, UNIFORM_ALIGNMENT};
+pub(crate) use plan::padded;
 pub use plan::{Place, Plan, plan};
 pub use profile::{CoopMatrix, DeviceKind, DeviceProfile};
+pub use residency::{Chunk, Load, Residency};
 pub use shader::{Needs, Shader, Source, Value, render};

@@ -4,5 +4,7 @@
 pub mod check;
 pub mod perf;
 mod roofline;
+mod speed;
 
 pub use roofline::{Roofline, arithmetic, traffic};
+pub use speed::Speeds;

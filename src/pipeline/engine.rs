@@ -1,7 +1,7 @@
 //! The engine: a device, and the run of a request on it.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::{Gpu, GpuOptions, Ledger};
 use crate::media::{Frame, Recipe};
 use crate::pipeline::checkpoint::Saver;
 use crate::pipeline::{
@@ -87,6 +87,26 @@ pub struct Video {
     pub latents: HostTensor,
     /// The precision that was used.
     pub precision: DType,
+    /// What each phase held on the device and did there, in the order of the run.
+    pub usage: Vec<(Phase, Ledger)>,
+}
+
+/// Closes the device's ledger at the end of each phase.
+struct Usage<'a> {
+    gpu: &'a Gpu,
+    phases: Vec<(Phase, Ledger)>,
+}
+
+impl<'a> Usage<'a> {
+    fn begin(gpu: &'a Gpu) -> Self {
+        gpu.open_ledger();
+        Self { gpu, phases: Vec::new() }
+    }
+
+    fn end(&mut self, phase: Phase) {
+        self.phases.push((phase, self.gpu.ledger()));
+        self.gpu.open_ledger();
+    }
 }
 
 impl Engine {
@@ -157,18 +177,26 @@ impl Engine {
             saved.check(&self.gpu, &settings.recipe(model, precision))?;
         }
         observer(Event::Settled(&settings))?;
+        let mut usage = Usage::begin(&self.gpu);
         if let Some(saved) = saved.filter(|saved| saved.is_complete()) {
             let condition = condition::condition(&self.gpu, model, &settings, observer)?;
+            if condition.is_some() {
+                usage.end(Phase::Encode);
+            }
             let sample = saved.buffer(Slot::Sample, &settings)?.clone();
             let latents = denoise::finish(model, condition.as_ref(), sample, precision)?;
-            return self.show(model, settings, latents, precision, observer);
+            return self.show(model, settings, latents, precision, usage, observer);
         }
         let text = encode::encode(&self.gpu, model, &settings, observer)?;
+        usage.end(Phase::Text);
         let condition = condition::condition(&self.gpu, model, &settings, observer)?;
         let start = match saved {
             Some(_) => None,
             None => Some(video::start(&self.gpu, model, &settings, observer)?),
         };
+        if condition.is_some() || !settings.video.is_empty() {
+            usage.end(Phase::Encode);
+        }
         let begin = match (saved, &start) {
             (Some(saved), _) => denoise::Begin::Saved(saved),
             (None, Some(start)) => denoise::Begin::Start(start),
@@ -180,7 +208,8 @@ impl Engine {
         let saver = request.checkpoint.as_ref();
         let saver = saver.map(|checkpoint| Saver::new(checkpoint, &recipe, steps, saved.map(Saved::done)));
         let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, saver, observer)?;
-        self.show(model, settings, latents, precision, observer)
+        usage.end(Phase::Denoise);
+        self.show(model, settings, latents, precision, usage, observer)
     }
 
     /// The last of a run: its latents, decoded.
@@ -190,11 +219,13 @@ impl Engine {
         settings: Settings,
         latents: HostTensor,
         precision: DType,
+        mut usage: Usage<'_>,
         observer: &mut dyn FnMut(Event<'_>) -> Result<()>,
     ) -> Result<Video> {
         observer(Event::Latents(&latents))?;
         decode::decode(&self.gpu, model, &settings.without_references(&latents), settings.tile, observer)?;
-        Ok(Video { settings, latents, precision })
+        usage.end(Phase::Decode);
+        Ok(Video { settings, latents, precision, usage: usage.phases })
     }
 
     /// Decodes latents that a run left, \[1, C, F, h, w\] f32, normalised; frames go to the observer.

@@ -1,6 +1,6 @@
 //! The VAE on a device: a video that goes through it in chunks.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Program, Tensor};
 use crate::graph::{Graph, Recording, TensorType};
 use crate::nn::Stream;
@@ -28,8 +28,11 @@ impl Chunks {
     /// Compiles what `record` gives for the first chunk (`true`) and, if there are `more`, for the others.
     pub fn new(gpu: &Gpu, more: bool, record: impl Fn(bool) -> Result<Chunk>) -> Result<Self> {
         let mut memory: Vec<(String, Tensor)> = Vec::new();
-        let mut compile = |first: bool| {
-            let (recording, states) = record(first)?;
+        let mut recordings = Vec::new();
+        // The larger one first: the other then works in its memory.
+        for first in if more { &[false, true][..] } else { &[true] } {
+            let (recording, states) = record(*first)?;
+            recordings.push(recording);
             for (name, ty) in states {
                 if !memory.iter().any(|(other, _)| *other == name) {
                     let tensor = gpu.allocate(&name, ty)?;
@@ -37,11 +40,11 @@ impl Chunks {
                     memory.push((name, tensor));
                 }
             }
-            let used: Vec<(&str, &Tensor)> = memory.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-            gpu.compile(&recording, &used)
-        };
-        let first = compile(true)?;
-        let next = if more { Some(compile(false)?) } else { None };
+        }
+        let states: Vec<(&str, &Tensor)> = memory.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let mut programs = gpu.compile_in_turns(&recordings, &states)?;
+        let first = programs.pop().ok_or_else(|| Error::Internal("a chunk without a program".into()))?;
+        let next = programs.pop();
         Ok(Self { first, next, memory })
     }
 

@@ -1,0 +1,98 @@
+//! Runs inside a memory budget: the same bits as without one, no more memory than was planned, and a plan that the run
+//! keeps to.
+
+use mutoscope::Error;
+use mutoscope::gpu::{Gpu, GpuOptions};
+use mutoscope::graph::DeviceProfile;
+use mutoscope::pipeline::{Engine, Model, Plan, Precision, Request, Video};
+
+use crate::device::gpu;
+
+/// A run of the model in the binary whose weights are much larger than everything else.
+fn small() -> Request {
+    Request {
+        size: Some((32, 32)),
+        frames: Some(5),
+        steps: Some(2),
+        precision: Precision::F32,
+        ..Request::new("a red circle moves right over a blue background")
+    }
+}
+
+fn run(gpu: &Gpu, model: &Model) -> Result<Video, Error> {
+    Engine::on(gpu.clone()).generate(model, &small(), &mut |_| Ok(()))
+}
+
+/// A device of its own: what others hold on the shared one would count.
+fn own(memory: Option<u64>) -> Gpu {
+    let options = GpuOptions { device: std::env::var("MUTOSCOPE_DEVICE").ok(), memory, ..Default::default() };
+    Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn weights_that_pass_give_the_bits_of_weights_that_stay() {
+    let model = Model::embedded().unwrap_or_else(|e| panic!("{e}"));
+    let gpu = own(None);
+    let whole = run(&gpu, &model).unwrap_or_else(|e| panic!("{e}"));
+    let all = whole.usage.iter().map(|(_, ledger)| ledger.peak).max().unwrap_or(0);
+    let least = Plan::least_memory(&model, &small(), gpu.profile()).expect("some memory is enough");
+    let mut streamed = Vec::new();
+    // Read back, as the last thing, beside all that is there.
+    let all = all + all / 16;
+    for eighth in 0..=8 {
+        let budget = all - (all - least) * eighth / 8;
+        let video = run(&gpu.within(budget), &model).unwrap_or_else(|e| panic!("{budget}: {e}"));
+        assert_eq!(video.latents.bytes(), whole.latents.bytes(), "in {budget} bytes");
+        for (phase, ledger) in &video.usage {
+            assert!(ledger.peak <= budget, "{phase:?} held {} of {budget} bytes", ledger.peak);
+        }
+        streamed.push(video.usage.iter().map(|(_, ledger)| ledger.streamed).sum::<u64>());
+    }
+    println!("passed through the device: {streamed:?} bytes, in {all} bytes down to {least}");
+    assert!(
+        streamed[0] == 0 && streamed[8] > streamed[4] && streamed[4] > 0,
+        "less memory, more to read anew: {streamed:?}"
+    );
+}
+
+#[test]
+fn a_plan_is_what_the_run_does() {
+    let model = Model::embedded().unwrap_or_else(|e| panic!("{e}"));
+    let least = Plan::least_memory(&model, &small(), gpu().profile()).expect("some memory is enough");
+    for memory in [None, Some(least)] {
+        let gpu = own(memory);
+        let plan = Plan::new(&model, &small(), gpu.profile()).unwrap_or_else(|e| panic!("{e}"));
+        let reported = gpu.allocated_bytes();
+        let mut most = 0;
+        let video = Engine::on(gpu.clone())
+            .generate(&model, &small(), &mut |_| {
+                most = most.max(gpu.allocated_bytes().unwrap_or(0));
+                Ok(())
+            })
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(plan.phases, video.usage, "planned, done");
+        // What the device's own allocator says: all that was planned at the same time was there, and nothing else of note.
+        if let Some(reported) = reported {
+            let most = most - reported;
+            println!("budget {memory:?}: planned {}, the allocator reports {most}", plan.peak());
+            assert!(most <= plan.peak() + plan.peak() / 20 + (1 << 20), "planned {}, held {most}", plan.peak());
+            assert!(most >= plan.peak() / 2, "planned {}, held {most}", plan.peak());
+        }
+        drop(video);
+        assert_eq!(gpu.held_bytes(), 0, "nothing stays behind");
+    }
+}
+
+#[test]
+fn what_cannot_fit_is_refused_with_what_it_takes() {
+    let model = Model::embedded().unwrap_or_else(|e| panic!("{e}"));
+    let profile = DeviceProfile { memory: Some(1 << 20), ..gpu().profile().clone() };
+    let error = Plan::new(&model, &small(), &profile).expect_err("one MiB");
+    assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+    let least = Plan::least_memory(&model, &small(), &profile).expect("some memory is enough");
+    let enough = DeviceProfile { memory: Some(least), ..profile.clone() };
+    let plan = Plan::new(&model, &small(), &enough).unwrap_or_else(|e| panic!("{e}"));
+    assert!(plan.peak() <= least && least > 1 << 20);
+    let fewer = DeviceProfile { memory: Some(least * 4 / 5), ..profile };
+    Plan::new(&model, &small(), &fewer).expect_err("less than the least");
+}
