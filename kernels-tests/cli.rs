@@ -170,7 +170,7 @@ fn outputs_and_inputs_that_cannot_work_are_told_at_once() {
         (&["--out", &out, "--latents", &at("broken.safetensors")], 4, "broken.safetensors"),
         (&["--out", &out, "--latents", &at("other.safetensors")], 4, "latents"),
         (&["--out", &out, "--model", &at("nowhere")], 3, "nowhere"),
-        (&["--out", &out, "--model", &at("file")], 4, "model_index.json"),
+        (&["--out", &out, "--model", &at("file")], 4, "neither safetensors"),
     ];
     for (arguments, code, part) in cases {
         let all = [&["generate", "a cat"], arguments].concat();

@@ -11,6 +11,7 @@ mod files;
 mod golden;
 mod kernels;
 mod known;
+mod layouts;
 mod media;
 mod memory;
 mod models;

@@ -3,8 +3,10 @@
 mod control;
 mod doctor;
 mod generate;
+mod inspect;
 mod known;
 mod missing;
+mod model;
 mod ops;
 mod output;
 mod plan;
@@ -69,6 +71,7 @@ Examples:
   mutoscope generate \"a red circle moves right over a blue background\" --out circle.mp4
   mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers --out cat.mp4
   mutoscope plan \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers --vram 6GB
+  mutoscope inspect Wan2.1-T2V-1.3B
   mutoscope doctor
   mutoscope ops test";
 
@@ -93,6 +96,7 @@ enum Command {
     Generate(Box<generate::Arguments>),
     Resume(resume::Arguments),
     Plan(Box<plan::Arguments>),
+    Inspect(inspect::Arguments),
     Doctor(doctor::Arguments),
     Ops(ops::Arguments),
 }
@@ -124,6 +128,7 @@ fn run(arguments: &[OsString]) -> u8 {
         Command::Generate(arguments) => generate::run(*arguments),
         Command::Resume(arguments) => resume::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ops(arguments) => ops::run(&arguments),
     };

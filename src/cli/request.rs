@@ -11,6 +11,7 @@ use mutoscope::{Error, Result};
 
 use super::control::{self, ControlArguments};
 use super::known::{self, KnownArguments};
+use super::model::ModelArguments;
 use super::tiling::TilingArguments;
 use super::values;
 use super::video::{self, VideoArguments};
@@ -22,12 +23,8 @@ pub struct RequestArguments {
     #[arg(value_name = "PROMPT")]
     prompt: String,
 
-    /// A Wan text-to-video folder in the diffusers layout [default: the small model inside the binary]
-    ///
-    /// The folder holds model_index.json, tokenizer/, text_encoder/, transformer/, vae/ and scheduler/, as in
-    /// `huggingface-cli download Wan-AI/Wan2.1-T2V-1.3B-Diffusers`. Dimensions and the sampler come from its files.
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArguments,
 
     /// What the video does not show [default: the model's]
     ///
@@ -147,7 +144,8 @@ impl RequestArguments {
     /// What a run that goes on asks for, perhaps of a model that has moved. The noise that it began with led to what was
     /// saved and is not needed again.
     pub fn resumed(self, model: Option<PathBuf>) -> Self {
-        Self { model: model.or(self.model), latents: None, ..self }
+        let model = ModelArguments { model: model.or(self.model.model), ..self.model };
+        Self { model, latents: None, ..self }
     }
 
     /// Everything that can be checked without a model.
@@ -166,10 +164,7 @@ impl RequestArguments {
 
     /// Opens the model.
     pub fn model(&self) -> Result<Model> {
-        match &self.model {
-            Some(folder) => Model::open(folder),
-            None => Model::embedded(),
-        }
+        Model::open_files(&self.model.files())
     }
 
     /// The request, with every file of it read; [`Settings::resolve`](mutoscope::pipeline::Settings::resolve) checks it.

@@ -183,6 +183,8 @@ pub struct Settings {
 
 /// Sides and lengths beyond which nobody means it.
 const MAX_SIDE: usize = 16_384;
+/// The largest area that counts as 480p: 832x480, and a little more for other shapes, whose sides are rounded.
+const AREA_480P: usize = 832 * 480 * 21 / 20;
 
 impl Settings {
     /// Fills in what the request leaves open, and checks all of it.
@@ -222,7 +224,8 @@ impl Settings {
         if let Some(wanted) = request.sampler {
             sampler = sampler.with_sampler(wanted);
         }
-        if let Some(shift) = request.shift {
+        let shift_480p = defaults.shift_480p.filter(|_| width * height <= AREA_480P);
+        if let Some(shift) = request.shift.or(shift_480p) {
             sampler = sampler.with_shift(shift)?;
         }
         let mut latents = model.latent_shape(width, height, frames);

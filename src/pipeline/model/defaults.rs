@@ -20,6 +20,8 @@ pub struct Defaults {
     pub guidance: f64,
     /// The same for a low-noise expert, when it differs.
     pub guidance_low: Option<f64>,
+    /// Shift of the noise levels for videos of 832x480 pixels or fewer, where it differs from the sampler's.
+    pub shift_480p: Option<f64>,
     /// What the video does not show.
     pub negative: String,
 }
@@ -35,24 +37,25 @@ impl Default for Defaults {
             steps: 50,
             guidance: 5.0,
             guidance_low: None,
+            shift_480p: None,
             negative: String::new(),
         }
     }
 }
 
 impl Defaults {
-    /// Those of a `defaults.json`, the usual ones where it says nothing.
-    pub(super) fn read(config: &Config) -> Result<Self> {
-        let usual = Self::default();
+    /// These, with what a `defaults.json` says instead.
+    pub(super) fn read(self, config: &Config) -> Result<Self> {
         Ok(Self {
-            width: config.get_or("width", usual.width)?,
-            height: config.get_or("height", usual.height)?,
-            frames: config.get_or("frames", usual.frames)?,
-            fps: config.get_or("fps", usual.fps)?,
-            steps: config.get_or("steps", usual.steps)?,
-            guidance: config.get_or("guidance", usual.guidance)?,
-            guidance_low: config.get_optional("guidance_low")?,
-            negative: config.get_or("negative", usual.negative)?,
+            width: config.get_or("width", self.width)?,
+            height: config.get_or("height", self.height)?,
+            frames: config.get_or("frames", self.frames)?,
+            fps: config.get_or("fps", self.fps)?,
+            steps: config.get_or("steps", self.steps)?,
+            guidance: config.get_or("guidance", self.guidance)?,
+            guidance_low: config.get_optional("guidance_low")?.or(self.guidance_low),
+            shift_480p: self.shift_480p,
+            negative: config.get_or("negative", self.negative)?,
         })
     }
 }

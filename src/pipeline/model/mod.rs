@@ -1,14 +1,22 @@
 //! A model: networks, tokenizer and settings, put together from parts wherever they come from.
 
+mod candidate;
 mod defaults;
-mod diffusers;
+mod files;
+mod inspect;
+mod inventory;
+mod kind;
 mod parts;
+mod pipeline;
+mod scan;
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 pub use defaults::Defaults;
-use diffusers::Source;
+pub use files::ModelFiles;
+pub use inspect::{Inspection, PartReport, RunReport, TensorGroup, TensorReport};
+use inventory::Inventory;
 use parts::{Part, Parts};
 
 use super::Conditioning;
@@ -51,22 +59,25 @@ pub(super) struct Expert {
 }
 
 impl Model {
-    /// Opens a pipeline folder in the diffusers layout.
+    /// Opens a model: a folder in the diffusers layout, one of its authors', one with loose files, or a single file, beside
+    /// which the rest is looked for (see [`ModelFiles`] for naming parts).
     ///
     /// # Errors
-    /// When a part is missing or broken, or the folder holds another kind of pipeline.
-    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
-        let folder = folder.as_ref();
-        let meta = std::fs::metadata(folder).map_err(|error| Error::io(folder, error))?;
-        if !meta.is_dir() {
-            return Err(Error::model(
-                folder,
-                "a model is a folder in the diffusers layout, with model_index.json in it",
-            ));
+    /// As for [`Model::open_files`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_files(&ModelFiles::new(path))
+    }
+
+    /// Opens a model from the files that are named; the model inside the binary when none is.
+    ///
+    /// # Errors
+    /// When a part is missing, broken, of another kind of model or there more than once: with what was found, what is
+    /// missing, and the option of the command line that gives it.
+    pub fn open_files(files: &ModelFiles) -> Result<Self> {
+        match files.is_empty() {
+            true => Self::embedded(),
+            false => Self::load(Inventory::of(files)?.parts()?),
         }
-        let name =
-            folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Self::load(Source::Folder(folder).parts(name)?)
     }
 
     /// The small model inside the binary.
@@ -74,7 +85,7 @@ impl Model {
     /// # Errors
     /// When this build has none (the feature `embedded` is off).
     pub fn embedded() -> Result<Self> {
-        Self::load(Source::Memory(crate::embedded::files()?).parts("embedded".into())?)
+        Self::load(Inventory::embedded()?.parts()?)
     }
 
     fn load(parts: Parts) -> Result<Self> {

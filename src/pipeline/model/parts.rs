@@ -12,6 +12,8 @@ use crate::weights::{Archive, Config};
 pub(super) struct Parts {
     /// What the model is called.
     pub name: String,
+    /// The model of Wan's that it is, if it is one.
+    pub kind: Option<&'static str>,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// Where it comes from, as errors name it.
@@ -46,9 +48,12 @@ pub(super) struct Part {
     pub archive: Archive,
     /// Its settings.
     pub config: Config,
+    /// Where its `config.json` was wrong, in words.
+    pub corrections: Vec<String>,
 }
 
 /// What `model_index.json` says beyond the names of the parts.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Index {
     /// Whether tokens have timesteps of their own (Wan 2.2 TI2V-5B).
     pub expand_timesteps: bool,

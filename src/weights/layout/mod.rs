@@ -6,6 +6,7 @@
 
 mod known;
 mod rule;
+mod scales;
 mod settings;
 mod tables;
 mod vae;
@@ -14,6 +15,9 @@ use std::collections::BTreeMap;
 
 use rule::Rule;
 pub use settings::{Settings, settings};
+
+use crate::error::Result;
+use crate::weights::Archive;
 
 /// A network of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,6 +146,16 @@ pub struct Found {
     pub tensors: BTreeMap<String, Origin>,
 }
 
+impl Found {
+    /// The tensors of the network in our names, with the scales that their files have for them.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`](crate::Error::Tensor) for weights that are quantised in a way that is not known.
+    pub fn open(&self, archive: &Archive) -> Result<Archive> {
+        archive.view(scales::sources(archive, self)?)
+    }
+}
+
 /// One layout of one network.
 struct Dialect {
     network: Network,
@@ -223,7 +237,7 @@ const DIALECTS: &[Dialect] = &[
     Dialect {
         network: Network::ImageEncoder,
         layout: Layout::Diffusers,
-        marker: "vision_model.embeddings.class_embedding",
+        marker: "embeddings.class_embedding",
         prefix: "",
         tables: &[tables::CLIP],
         nested: None,

@@ -42,10 +42,15 @@ pub fn settings(network: Network, archive: &Archive, config: Option<Config>) -> 
         Network::Transformer => transformer(archive)?,
         Network::TextEncoder => umt5(archive)?,
         Network::Vae => vae(archive)?,
-        Network::ImageEncoder => clip(archive)?,
+        Network::ImageEncoder => clip(archive, config.is_some())?,
     };
     let path = config.as_ref().map_or(archive.path(), Config::path).to_path_buf();
     let given = config.map(|config| in_our_words(config.into_values())).unwrap_or_default();
+    // The config of a whole CLIP has that of each half within it.
+    let given = match given.get("vision_config") {
+        Some(Value::Object(vision)) if network == Network::ImageEncoder => vision.clone(),
+        _ => given,
+    };
     let mut corrections = Vec::new();
     let mut values = shapes.usual;
     // `null` says as little as nothing does.
@@ -233,21 +238,27 @@ fn vae(archive: &Archive) -> Result<Shapes> {
     Ok(Shapes { decided: object(decided), usual })
 }
 
-fn clip(archive: &Archive) -> Result<Shapes> {
-    let [hidden, colours, patch, _] = dims(archive, "vision_model.embeddings.patch_embedding.weight")?;
-    let [positions, _] = dims(archive, "vision_model.embeddings.position_embedding.weight")?;
-    let [inner, _] = dims(archive, "vision_model.encoder.layers.0.mlp.fc1.weight")?;
+fn clip(archive: &Archive, has_config: bool) -> Result<Shapes> {
+    let [hidden, colours, patch, _] = dims(archive, "embeddings.patch_embedding.weight")?;
+    let [positions, _] = dims(archive, "embeddings.position_embedding.weight")?;
+    let [inner, _] = dims(archive, "encoder.layers.0.mlp.fc1.weight")?;
     let decided = json!({
         "hidden_size": hidden,
         "intermediate_size": inner,
-        "num_hidden_layers": count(archive, "vision_model.encoder.layers."),
+        "num_hidden_layers": count(archive, "encoder.layers."),
         "num_channels": colours,
         "patch_size": patch,
         "image_size": positions.saturating_sub(1).isqrt() * patch,
     });
-    // ViT-H, which Wan has, divides its 1280 features among 16 heads; smaller ones have heads of 64.
-    let heads = if hidden == 1280 { 16 } else { (hidden / 64).max(1) };
-    let usual = json!({ "num_attention_heads": heads, "hidden_act": "gelu", "layer_norm_eps": 1e-5 });
+    let usual = match has_config {
+        // transformers leaves out of the file what its class has anyway.
+        true => json!({ "num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5 }),
+        // ViT-H, which Wan has, divides its 1280 features among 16 heads; smaller ones have heads of 64.
+        false => {
+            let heads = if hidden == 1280 { 16 } else { (hidden / 64).max(1) };
+            json!({ "num_attention_heads": heads, "hidden_act": "gelu", "layer_norm_eps": 1e-5 })
+        }
+    };
     Ok(Shapes { decided: object(decided), usual: object(usual) })
 }
 
@@ -302,10 +313,14 @@ mod tests {
 
     #[test]
     fn golden_networks_have_the_settings_that_their_files_say() {
-        for pipeline in ["a", "b", "c", "d", "e"] {
-            for network in [Network::Transformer, Network::TextEncoder, Network::Vae] {
-                let stem = if network == Network::TextEncoder { "model" } else { "diffusion_pytorch_model" };
+        for pipeline in ["a", "b", "c", "d", "e", "f", "g"] {
+            for network in Network::ALL {
                 let folder = folder(pipeline, network);
+                if !folder.exists() {
+                    continue;
+                }
+                let transformers = matches!(network, Network::TextEncoder | Network::ImageEncoder);
+                let stem = if transformers { "model" } else { "diffusion_pytorch_model" };
                 let archive = Archive::open(&folder, stem).expect("a golden network");
                 let config = Config::open(folder.join("config.json")).expect("its settings");
                 let given = config.clone().into_values();

@@ -165,33 +165,26 @@ pub(super) const VAE: &[Rule] = &[
     ("decoder.upsamples.#.upsamples.#.shortcut.*", "decoder.up_blocks.#.resnets.#.conv_shortcut.*"),
 ];
 
-/// CLIP's vision half in transformers' names, with what whole models have beyond it.
-pub(super) const CLIP: &[Rule] = &[
-    ("vision_model.embeddings.position_ids", ""),
-    ("vision_model.*", "vision_model.*"),
-    ("visual_projection.*", ""),
-    ("text_model.*", ""),
-    ("text_projection.*", ""),
-    ("logit_scale", ""),
-];
+/// CLIP's vision half in transformers' names, which have `vision_model` before them or not.
+pub(super) const CLIP: &[Rule] = &[("embeddings.position_ids", ""), ("*", "*")];
 
 /// CLIP's vision half as the authors of Wan save it (`wan/modules/clip.py`), below `visual`.
 pub(super) const CLIP_WAN: &[Rule] = &[
-    ("cls_embedding", "~vision_model.embeddings.class_embedding"),
-    ("pos_embedding", "~vision_model.embeddings.position_embedding.weight"),
-    ("patch_embedding.*", "vision_model.embeddings.patch_embedding.*"),
-    ("pre_norm.*", "vision_model.pre_layrnorm.*"),
-    ("transformer.#.norm1.*", "vision_model.encoder.layers.#.layer_norm1.*"),
+    ("cls_embedding", "~embeddings.class_embedding"),
+    ("pos_embedding", "~embeddings.position_embedding.weight"),
+    ("patch_embedding.*", "embeddings.patch_embedding.*"),
+    ("pre_norm.*", "pre_layrnorm.*"),
+    ("transformer.#.norm1.*", "encoder.layers.#.layer_norm1.*"),
     (
         "transformer.#.attn.to_qkv.*",
-        "vision_model.encoder.layers.#.self_attn.q_proj.*|vision_model.encoder.layers.#.self_attn.k_proj.*|\
-         vision_model.encoder.layers.#.self_attn.v_proj.*",
+        "encoder.layers.#.self_attn.q_proj.*|encoder.layers.#.self_attn.k_proj.*|\
+         encoder.layers.#.self_attn.v_proj.*",
     ),
-    ("transformer.#.attn.proj.*", "vision_model.encoder.layers.#.self_attn.out_proj.*"),
-    ("transformer.#.norm2.*", "vision_model.encoder.layers.#.layer_norm2.*"),
-    ("transformer.#.mlp.0.*", "vision_model.encoder.layers.#.mlp.fc1.*"),
-    ("transformer.#.mlp.2.*", "vision_model.encoder.layers.#.mlp.fc2.*"),
-    ("post_norm.*", "vision_model.post_layernorm.*"),
+    ("transformer.#.attn.proj.*", "encoder.layers.#.self_attn.out_proj.*"),
+    ("transformer.#.norm2.*", "encoder.layers.#.layer_norm2.*"),
+    ("transformer.#.mlp.0.*", "encoder.layers.#.mlp.fc1.*"),
+    ("transformer.#.mlp.2.*", "encoder.layers.#.mlp.fc2.*"),
+    ("post_norm.*", "post_layernorm.*"),
     ("head", ""),
     ("head.*", ""),
 ];

@@ -1,0 +1,145 @@
+//! How files scale weights of 8 bits, and schemes of quantisation that are refused by name rather than misread.
+//!
+//! Two conventions of ComfyUI are known, both `W = scale * q` with one scale for a whole tensor and q of float8:
+//! - the older: a tensor `scaled_fp8` in the file, beside every such weight its `scale_weight`;
+//! - the newer: beside every such weight its `weight_scale` and, in `comfy_quant`, the name of the format as JSON.
+//!
+//! Both may add a scale of inputs, which is for multiplying in 8 bits and of no use here.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Found, Origin};
+use crate::error::{Error, Result};
+use crate::weights::{Archive, Source, clip};
+
+/// What stands beside a weight with its scale.
+const SCALES: [&str; 2] = ["scale_weight", "weight_scale"];
+/// What stands beside weights, or once in a file, and is of no use.
+const IDLE: [&str; 4] = ["scale_input", "input_scale", "scaled_fp8", "_quantization_metadata"];
+/// What says in JSON how a weight is quantised.
+const FORMAT: &str = "comfy_quant";
+/// The formats that it may name.
+const FORMATS: [&str; 2] = ["float8_e4m3fn", "float8_e5m2"];
+/// What only files of schemes have that are not known here.
+const OTHERS: &[(&str, &str)] = &[
+    ("absmax", "bitsandbytes"),
+    ("quant_map", "bitsandbytes"),
+    ("nested_absmax", "bitsandbytes"),
+    ("SCB", "bitsandbytes LLM.int8()"),
+    ("qweight", "GPTQ, AWQ or SVDQuant"),
+    ("qzeros", "GPTQ or AWQ"),
+    ("g_idx", "GPTQ"),
+    ("wscales", "SVDQuant"),
+    ("smooth_factor", "SVDQuant"),
+    ("weight_packed", "compressed-tensors"),
+    ("weight_scale_2", "NVFP4"),
+    ("weight_zero_point", "compressed-tensors or torchao"),
+    ("weight_global_scale", "NVFP4"),
+];
+
+/// The tensors of a network for [`Archive::view`], with their scales; what only describes them is left out.
+///
+/// # Errors
+/// [`Error::Tensor`] for a scheme of quantisation that is not known, and for scales that are not one number for a tensor.
+pub(super) fn sources(archive: &Archive, found: &Found) -> Result<Vec<(String, Source)>> {
+    refuse_formats_of_the_header(archive)?;
+    let mut sources = Vec::new();
+    let mut scales: BTreeMap<String, f32> = BTreeMap::new();
+    for (name, origin) in &found.tensors {
+        let (base, last) = name.rsplit_once('.').unwrap_or(("", name));
+        if let Some((mark, scheme)) = OTHERS.iter().find(|(mark, _)| *mark == last) {
+            let reason = format!("`{mark}` is a mark of weights quantised by {scheme}, which is not supported");
+            return Err(archive.error(&origin.name, reason));
+        }
+        if name.contains(".quant_state.") {
+            let reason = "this is a mark of weights quantised by bitsandbytes, which is not supported";
+            return Err(archive.error(&origin.name, reason));
+        }
+        if SCALES.contains(&last) {
+            let scale = number(archive, origin)?;
+            if scales.insert(format!("{base}.weight"), scale).is_some() {
+                return Err(archive.error(&origin.name, "its weight has a scale of the other convention as well"));
+            }
+        } else if last == FORMAT {
+            check_format(archive, origin)?;
+        } else if !IDLE.contains(&last) {
+            sources.push((name.clone(), origin));
+        }
+    }
+    sources.into_iter().map(|(name, origin)| Ok((name.clone(), source(archive, origin, scales.get(&name))?))).collect()
+}
+
+fn source(archive: &Archive, origin: &Origin, scale: Option<&f32>) -> Result<Source> {
+    let mut source = Source::new(&origin.name);
+    let mut shape = archive.shape_of(&origin.name).map(|shape| shape.dims().to_vec());
+    // GGUF of image models: dimensions that ggml has no room for are in the metadata.
+    let original =
+        archive.metadata(&format!("comfy.gguf.orig_shape.{}", origin.name)).and_then(|value| value.numbers());
+    if let Some(original) = original {
+        let dims: Vec<usize> = original.iter().map(|&n| n as usize).collect();
+        if shape.as_ref() != Some(&dims) {
+            let fits = crate::tensor::Shape::checked(&dims).ok_or_else(|| {
+                archive.error(&origin.name, format!("the metadata gives it the shape {dims:?}, which cannot be used"))
+            })?;
+            source = source.reshaped(fits);
+            shape = Some(dims);
+        }
+    }
+    if origin.squeeze
+        && let Some(dims) = &shape
+        && dims.first() == Some(&1)
+    {
+        let ones = dims.iter().take_while(|&&n| n == 1).count().min(dims.len().saturating_sub(1));
+        source = source.reshaped(dims.get(ones..).unwrap_or_default());
+    }
+    if let Some((i, parts)) = origin.part {
+        source = source.part(i, parts);
+    }
+    Ok(match scale {
+        Some(scale) => source.scaled(*scale),
+        None => source,
+    })
+}
+
+/// The one number that a tensor holds.
+fn number(archive: &Archive, origin: &Origin) -> Result<f32> {
+    let tensor = archive.tensor(&origin.name)?;
+    match tensor.to_f32()[..] {
+        [scale] if scale.is_finite() => Ok(scale),
+        [scale] => Err(archive.error(&origin.name, format!("{scale} is no scale"))),
+        _ => {
+            let reason = format!("its shape is {}: only one scale for a whole tensor is supported", tensor.shape());
+            Err(archive.error(&origin.name, reason))
+        }
+    }
+}
+
+fn check_format(archive: &Archive, origin: &Origin) -> Result<()> {
+    let raw = archive.raw(&origin.name)?;
+    let json: Option<Value> = serde_json::from_slice(&raw.bytes).ok();
+    match json.as_ref().and_then(|json| json.get("format")?.as_str()) {
+        Some(format) if FORMATS.contains(&format) => Ok(()),
+        Some(format) => Err(archive.error(&origin.name, unknown(format))),
+        None => Err(archive.error(&origin.name, "this is not JSON with a `format`")),
+    }
+}
+
+fn unknown(format: &str) -> String {
+    format!("the quantisation `{}` is not supported; {} are", clip(format), FORMATS.join(" and "))
+}
+
+/// ComfyUI may say in the header how weights are quantised, and not beside each.
+fn refuse_formats_of_the_header(archive: &Archive) -> Result<()> {
+    let Some(text) = archive.metadata("_quantization_metadata").and_then(|value| value.text()) else { return Ok(()) };
+    let refuse = |reason: String| Err(Error::model(archive.path(), format!("in `_quantization_metadata`: {reason}")));
+    let Ok(json) = serde_json::from_str::<Value>(text) else { return refuse("this is not JSON".into()) };
+    let layers = json.get("layers").and_then(Value::as_object);
+    for format in layers.into_iter().flatten().filter_map(|(_, layer)| layer.get("format")?.as_str()) {
+        if !FORMATS.contains(&format) {
+            return refuse(unknown(format));
+        }
+    }
+    Ok(())
+}
