@@ -274,7 +274,7 @@ fn any_shape() -> impl Strategy<Value = Shape> {
 }
 
 fn any_dtype() -> impl Strategy<Value = DType> {
-    prop::sample::select(vec![DType::F32, DType::F16, DType::BF16, DType::U32])
+    prop::sample::select(DType::ALL.to_vec())
 }
 
 proptest! {
@@ -345,7 +345,7 @@ fn changed(types: &mut Vec<TensorType>, (what, which, by): (u8, usize, usize)) {
             types.remove(at);
         }
         1 => types.insert(at, types[at]),
-        2 => types[at].dtype = [DType::F32, DType::F16, DType::BF16, DType::U32][by % 4],
+        2 => types[at].dtype = DType::ALL[by % DType::ALL.len()],
         3 if !dims.is_empty() => dims[axis] = 0,
         4 if !dims.is_empty() => dims[axis] += 1,
         5 if !dims.is_empty() => {

@@ -40,14 +40,36 @@ fn each<const BYTES: usize, const ELEMENTS: usize>(
 /// too large become the largest).
 pub(super) fn quantise(dtype: DType, values: &[f32]) -> Option<Vec<u8>> {
     Some(match dtype {
-        DType::F8E4M3 => values.iter().map(|&value| fp8::to_e4m3(value)).collect(),
-        DType::F8E5M2 => values.iter().map(|&value| fp8::to_e5m2(value)).collect(),
-        DType::Q4_0 => values.as_chunks().0.iter().flat_map(blocks::to_q4_0).collect(),
-        DType::Q8_0 => values.as_chunks().0.iter().flat_map(blocks::to_q8_0).collect(),
-        DType::Q4K => values.as_chunks().0.iter().flat_map(superblocks::to_q4_k).collect(),
+        DType::F8E4M3 => together(values, |[value]| [fp8::to_e4m3(*value)]),
+        DType::F8E5M2 => together(values, |[value]| [fp8::to_e5m2(*value)]),
+        DType::Q4_0 => together(values, blocks::to_q4_0),
+        DType::Q8_0 => together(values, blocks::to_q8_0),
+        DType::Q4K => together(values, superblocks::to_q4_k),
         _ => return None,
     })
 }
+
+/// Blocks, each by itself, shared out to all processors: a network has billions of elements.
+fn together<const ELEMENTS: usize, const BYTES: usize>(
+    values: &[f32],
+    quantise: fn(&[f32; ELEMENTS]) -> [u8; BYTES],
+) -> Vec<u8> {
+    let blocks = values.as_chunks::<ELEMENTS>().0;
+    let mut bytes = vec![0; blocks.len() * BYTES];
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = blocks.len().div_ceil(workers).max(LEAST_SHARE / ELEMENTS);
+    std::thread::scope(|scope| {
+        for (blocks, bytes) in blocks.chunks(share).zip(bytes.as_chunks_mut::<BYTES>().0.chunks_mut(share)) {
+            let work = move || blocks.iter().zip(bytes).for_each(|(block, bytes)| *bytes = quantise(block));
+            // A smaller last share, which is all of a small tensor, is this thread's own.
+            if blocks.len() < share { work() } else { drop(scope.spawn(work)) }
+        }
+    });
+    bytes
+}
+
+/// Elements that are worth a thread.
+const LEAST_SHARE: usize = 1 << 16;
 
 /// Where the halves of a block lie, for those who make blocks up.
 pub(crate) fn halves(dtype: DType) -> &'static [usize] {
