@@ -7,6 +7,7 @@ mod cli;
 mod combine;
 mod device;
 mod embedded;
+mod failures;
 mod files;
 mod golden;
 mod kernels;

@@ -2,11 +2,12 @@
 
 use mutoscope::Error;
 use mutoscope::graph::DeviceProfile;
-use mutoscope::media::Frame;
+use mutoscope::media::{Frame, read_recipe};
 use mutoscope::pipeline::{Engine, Event, Model, Precision, Request, Settings, Tile, Tiling};
 use mutoscope::tensor::HostTensor;
 use serde_json::Value;
 
+use crate::cli::{mutoscope, refused};
 use crate::device::gpu;
 use crate::golden::{Golden, count, distance, pipeline, text};
 use crate::pipelines::worst_frame;
@@ -127,5 +128,29 @@ fn tiles_that_are_not_made_of_latents_are_refused() {
         let error = Settings::resolve(&model, &Request { tiling, ..Request::new("a") }).expect_err("refused");
         let told = error.to_string();
         assert!(matches!(error, Error::Request { .. }) && told.contains("--vae-tile") && told.contains(near), "{told}");
+    }
+}
+
+#[test]
+fn tiles_are_asked_for_on_the_command_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("a.png").display().to_string();
+    let model = pipeline("a").display().to_string();
+    let common = ["generate", "a cat", "--model", &model, "--size=48x32", "--frames=1", "--steps=1", "--out", &out];
+    let recipe = |arguments: &[&str]| {
+        let output = mutoscope(&[&common[..], arguments].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        read_recipe(&out).expect("readable").expect("a recipe").vae_tile
+    };
+    assert_eq!(recipe(&[]), None);
+    assert_eq!(recipe(&["--vae-tiling", "on"]).as_deref(), Some("256:192"));
+    assert_eq!(recipe(&["--vae-tile", "32"]).as_deref(), Some("32:24"));
+    assert_eq!(recipe(&["--vae-tiling", "on", "--vae-tile", "16:8"]).as_deref(), Some("16:8"));
+    assert_eq!(recipe(&["--vae-tiling", "off", "--vae-tile", "16:8"]), None);
+    for (arguments, word) in
+        [(["--vae-tile", "20"], "16:8"), (["--vae-tile", "x"], "256"), (["--vae-tiling", "no"], "auto")]
+    {
+        let (code, told) = refused(&[&common[..], &arguments].concat());
+        assert!(code == 2 && told.contains(word), "{arguments:?}: {told}");
     }
 }

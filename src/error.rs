@@ -18,7 +18,7 @@ pub enum Error {
         reason: String,
     },
     /// A file that could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), remedy(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -90,6 +90,17 @@ pub enum Error {
 
 /// [`std::result::Result`] with [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What to do about an error of the operating system, where something can be done.
+fn remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ". The disk is full: make room, or name a place on another"
+        }
+        _ => "",
+    }
+}
 
 impl Error {
     /// A setting that cannot be used; `argument` as the command line names it.

@@ -77,7 +77,8 @@ pub struct Arguments {
     /// Events as JSON on standard output, one a line, instead of a progress bar on standard error
     ///
     /// {"event":"start",...} with all settings, {"event":"progress","phase","step","steps","fraction","elapsed"} with the
-    /// phases text, encode (with known frames or a video), denoise and decode, and {"event":"done","out","frames","seconds",...} or
+    /// phases text, encode (with known frames or a video), denoise and decode,
+    /// {"event":"checkpoint","step","steps","error"} with --checkpoint, and {"event":"done","out","frames","seconds",...} or
     /// {"event":"error","code","message"}.
     #[arg(long)]
     json: bool,

@@ -9,6 +9,7 @@ use super::device::{Live, Submission, lock};
 use super::ledger::Ledger;
 use super::memory::Buffer;
 use super::pipeline::Pipeline;
+use super::tensor::CHUNK;
 use super::{Gpu, Tensor};
 use crate::error::{Error, Result};
 use crate::tensor::{HostTensor, Weight};
@@ -200,8 +201,13 @@ impl Program {
     /// reads the area's last content is done by then; and since no more than two are in flight, no more than two areas'
     /// bytes wait on the host.
     fn load(&self, upload: &Upload) -> Result<()> {
+        let mut buffer = Vec::new();
         for (weight, offset) in &upload.loads {
-            self.gpu.write_bytes(&upload.area, *offset, weight.value().bytes())?;
+            let (value, bytes) = (weight.value(), weight.value().bytes().len());
+            for at in (0..bytes).step_by(CHUNK) {
+                let piece = value.window(at..(at + CHUNK).min(bytes), &mut buffer)?;
+                self.gpu.write_bytes(&upload.area, offset + at as u64, piece)?;
+            }
         }
         Ok(())
     }

@@ -51,7 +51,10 @@ impl Gpu {
         if target.ty != ty {
             return Err(Error::Internal(format!("{ty} was written to a tensor of {}", target.ty)));
         }
-        for (i, chunk) in tensor.bytes().chunks(CHUNK).enumerate() {
+        let mut buffer = Vec::new();
+        for i in 0..tensor.bytes().len().div_ceil(CHUNK) {
+            let end = ((i + 1) * CHUNK).min(tensor.bytes().len());
+            let chunk = tensor.window(i * CHUNK..end, &mut buffer)?;
             self.write_bytes(&target.buffer, (i * CHUNK) as u64, chunk)?;
             if chunk.len() == CHUNK {
                 let submission = self.submit([]);

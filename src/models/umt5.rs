@@ -154,7 +154,7 @@ impl Umt5 {
                     );
                     Error::model("text_encoder", reason)
                 })?;
-                let row = row.expand();
+                let row = row.load()?.expand();
                 dtype = row.dtype();
                 bytes.extend_from_slice(row.bytes());
             }

@@ -90,10 +90,8 @@ impl Saved {
         let recipe = Recipe::from_json(entry("recipe")?).map_err(|error| broken(&format!("its {error}")))?;
         let mut buffers = HashMap::new();
         for name in file.names() {
-            let tensor = file.tensor(name)?;
-            // A copy, so that the file is not mapped while the next one takes its place.
-            let copy = HostTensor::from_bytes(tensor.shape(), tensor.dtype(), tensor.bytes().to_vec().into());
-            buffers.insert(name.to_owned(), copy.ok_or_else(|| broken("a buffer of the wrong size"))?);
+            // In memory, so that the file is not mapped while the next one takes its place.
+            buffers.insert(name.to_owned(), file.tensor(name)?.load()?);
         }
         let (device, note) = (entry("device")?.to_owned(), entry("note")?.to_owned());
         Ok(Self { path: path.to_path_buf(), recipe, device, done, steps, note, buffers })

@@ -150,8 +150,11 @@ impl Steps<'_> {
             return Ok(());
         }
         let result = saver.save(gpu, slots, *done);
+        // Of a run that ends, what ended it is told, and no other error.
+        if at_end && result.is_err() {
+            return Ok(());
+        }
         let told = observer(Event::Checkpoint { step: *done, error: result.as_ref().err() });
-        // What ended the run is told then, and nothing else.
         if at_end { Ok(()) } else { told }
     }
 }

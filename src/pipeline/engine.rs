@@ -205,7 +205,7 @@ impl Engine {
         let given = denoise::Given { text: &text, condition: condition.as_ref(), begin };
         let recipe = || settings.recipe(model, precision).to_json();
         let steps = settings.steps_to_run();
-        let saver = request.checkpoint.as_ref();
+        let saver = request.checkpoint.as_ref().filter(|_| !self.gpu.is_rehearsal());
         let saver = saver.map(|checkpoint| Saver::new(checkpoint, &recipe, steps, saved.map(Saved::done)));
         let latents = denoise::denoise(&self.gpu, model, &settings, &given, precision, saver, observer)?;
         usage.end(Phase::Denoise);

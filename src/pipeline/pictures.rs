@@ -98,8 +98,12 @@ pub(super) fn encode_source(
             let shown = shown(f, model.frames_per_latent());
             let size = [shown.len(), pixel_rows.len(), pixel_columns.len(), 3];
             let mut values = Vec::with_capacity(size.iter().product());
-            for frame in shown {
-                source.append(frame, &pixel_rows, &pixel_columns, &mut values)?;
+            if gpu.is_rehearsal() {
+                values.resize(size.iter().product(), 0.0);
+            } else {
+                for frame in shown {
+                    source.append(frame, &pixel_rows, &pixel_columns, &mut values)?;
+                }
             }
             let pixels = HostTensor::from_f32(size, &values);
             let program = encoder.program(f == 0);

@@ -37,19 +37,19 @@ impl Plan {
     }
 
     /// Bytes that the run will hold on the host besides the mapped files: what waits to be moved to the device, latents and
-    /// one latent frame's pictures. Known frames that the request holds already are not counted.
+    /// one latent frame's pictures, or all with a VAE on tiles. Known frames that the request holds already are not counted.
     pub fn host_bytes(&self) -> u64 {
         let Settings { width, height, latents, .. } = &self.settings;
         let latents: u64 = latents.iter().map(|&side| side as u64).product();
         let pictures = 4 * (*width * *height) as u64 * (4 + 3 + 3);
         let moved = self.phases.iter().map(|(_, ledger)| ledger.staged).max().unwrap_or(0);
         // Noise, latents as they come back, their elements.
-        3 * 4 * latents + pictures + moved
+        3 * 4 * latents + pictures + moved + self.settings.tile_bytes()
     }
 
     /// How often a phase's work is repeated: denoising steps for that phase, else 1.
     pub fn repeats(&self, phase: Phase) -> usize {
-        if phase == Phase::Denoise { self.settings.steps } else { 1 }
+        if phase == Phase::Denoise { self.settings.steps_to_run() } else { 1 }
     }
 
     /// The least budget, to a thirty-second of itself, with which a request can be run on a device of this profile; `None`

@@ -247,6 +247,18 @@ pub(super) fn settle(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<Op
     })
 }
 
+impl Settings {
+    /// Bytes on the host of the pictures and seams that wait for the decoder's last tile.
+    pub(super) fn tile_bytes(&self) -> u64 {
+        let Some(Tile { size, stride }) = self.tile.filter(|tile| tile.cuts([self.height, self.width])) else {
+            return 0;
+        };
+        let overlap = size - stride;
+        let seams = overlap * self.width * size.div_ceil(stride) + size * overlap;
+        (self.frames * (3 * self.width * self.height + 12 * seams)) as u64
+    }
+}
+
 impl Tiling {
     /// The tiles for latents \[1, C, F, h, w\], when `fits` tells what does.
     ///

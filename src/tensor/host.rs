@@ -1,31 +1,122 @@
 //! Tensors in host memory: owned, or a window of a mapped file.
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
 
 use super::{DType, Shape, quant};
+use crate::error::{Error, Result};
 
 /// Shared bytes: a window of anything that can lend a slice (a `Vec<u8>`, a mapped file, the binary itself).
 #[derive(Clone)]
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
+    /// What the owner has mapped, if it is a file.
+    file: Option<Arc<Mapped>>,
+}
+
+/// A file that is mapped from its first byte on.
+struct Mapped {
+    file: File,
+    path: PathBuf,
 }
 
 impl Bytes {
     /// All bytes of `owner`.
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         let range = 0..(*owner).as_ref().len();
-        Self { owner, range }
+        Self { owner, range, file: None }
+    }
+
+    /// All bytes of a file that `owner` has mapped, from its first on; `path` is what errors call it.
+    pub fn mapped(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, file: File, path: &Path) -> Self {
+        Self { file: Some(Arc::new(Mapped { file, path: path.to_path_buf() })), ..Self::new(owner) }
+    }
+
+    /// Copies the bytes from `at` on.
+    ///
+    /// A page of a mapped file that has been cut short cannot be read: it ends the process (SIGBUS). So what is read late,
+    /// hours after the file was opened, comes through here, by the file and not by its pages.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Model`] when the file no longer has them; [`Error::Internal`] past the end.
+    pub fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
+        let end = at.checked_add(into.len()).filter(|&end| end <= self.len());
+        let Some(end) = end else { return Err(Error::Internal(format!("{} bytes have no byte {at}", self.len()))) };
+        match &self.file {
+            None => into.copy_from_slice(&self[at..end]),
+            Some(mapped) => match read_exact_at(&mapped.file, into, (self.range.start + at) as u64) {
+                Ok(true) => {}
+                Ok(false) => into.copy_from_slice(&self[at..end]),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    let reason = "it was cut short while it was in use; copy or download it again";
+                    return Err(Error::model(&mapped.path, reason));
+                }
+                Err(error) => return Err(Error::io(&mapped.path, error)),
+            },
+        }
+        Ok(())
     }
 
     /// A window of these bytes, relative to their own start; `None` when it reaches past the end.
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         let (start, end) = (self.range.start.checked_add(range.start)?, self.range.start.checked_add(range.end)?);
-        (start <= end && end <= self.range.end).then(|| Self { owner: self.owner.clone(), range: start..end })
+        (start <= end && end <= self.range.end).then(|| Self {
+            owner: self.owner.clone(),
+            range: start..end,
+            file: self.file.clone(),
+        })
     }
+}
+
+impl Bytes {
+    /// Some of these bytes: where they are, or read into `buffer` when they are those of a mapped file, which may have been
+    /// cut short (see [`Bytes::read`]).
+    ///
+    /// # Errors
+    /// As [`Bytes::read`].
+    pub fn window<'b>(&'b self, range: Range<usize>, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]> {
+        if self.file.is_none()
+            && let Some(bytes) = self.get(range.clone())
+        {
+            return Ok(bytes);
+        }
+        buffer.resize(range.len(), 0);
+        self.read(range.start, buffer)?;
+        Ok(buffer)
+    }
+}
+
+/// Reads at a place of a file; `false` where the system cannot.
+#[cfg(unix)]
+fn read_exact_at(file: &File, into: &mut [u8], at: u64) -> io::Result<bool> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, at).map(|()| true)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut into: &mut [u8], mut at: u64) -> io::Result<bool> {
+    while !into.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, into, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                into = &mut into[count..];
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn read_exact_at(_: &File, _: &mut [u8], _: u64) -> io::Result<bool> {
+    Ok(false)
 }
 
 impl std::ops::Deref for Bytes {
@@ -107,6 +198,24 @@ impl HostTensor {
     /// Its elements, as they are stored, as little-endian bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Some of its bytes, as [`Bytes::window`] has them.
+    ///
+    /// # Errors
+    /// As [`Bytes::read`].
+    pub fn window<'b>(&'b self, range: Range<usize>, buffer: &'b mut Vec<u8>) -> Result<&'b [u8]> {
+        self.bytes.window(range, buffer)
+    }
+
+    /// The same with its bytes in memory, if they are those of a mapped file.
+    ///
+    /// # Errors
+    /// As [`Bytes::read`].
+    pub fn load(&self) -> Result<Self> {
+        let mut bytes = vec![0; self.bytes.len()];
+        self.bytes.read(0, &mut bytes)?;
+        Ok(Self { bytes: bytes.into(), ..self.clone() })
     }
 
     /// The same bytes under another shape; `None` when the number of elements differs, or its innermost dimension is not
@@ -227,6 +336,30 @@ impl std::fmt::Debug for HostTensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_cut_short_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a");
+        std::fs::write(&path, (0..=255u8).cycle().take(1 << 16).collect::<Vec<_>>()).expect("written");
+        let file = File::options().read(true).write(true).open(&path).expect("opened");
+        // SAFETY: only this test changes the file, and no page of it is read after that.
+        let map = unsafe { memmap2::Mmap::map(&file) }.expect("mapped");
+        let whole = Bytes::mapped(Arc::new(map), file, &path);
+        let tensor = HostTensor::from_bytes([1 << 14], DType::U32, whole.clone()).expect("whole");
+        let part = whole.slice(3..(1 << 16) - 5).expect("inside");
+        let mut four = [0; 4];
+        part.read(300, &mut four).expect("there");
+        assert_eq!(four, [47, 48, 49, 50]);
+        assert_eq!(tensor.load().expect("there").bytes(), &*whole);
+        assert!(part.read(usize::MAX, &mut four).is_err() && part.read((1 << 16) - 11, &mut four).is_err());
+        File::options().write(true).open(&path).and_then(|file| file.set_len(100)).expect("cut");
+        let error = part.read(300, &mut four).expect_err("cut").to_string();
+        assert!(error.contains("cut short") && error.contains(&path.display().to_string()), "{error}");
+        assert!(tensor.load().is_err() && tensor.window(0..400, &mut Vec::new()).is_err());
+        assert_eq!(tensor.window(0..2, &mut Vec::new()).expect("still there"), [0, 1]);
+    }
 
     #[test]
     fn casts_round_to_nearest_even_and_keep_shape() {

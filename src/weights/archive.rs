@@ -21,7 +21,7 @@ struct Inner {
     files: Vec<Arc<TensorFile>>,
     /// Where each tensor is and what is made of it.
     places: BTreeMap<String, Place>,
-    digest: OnceLock<[u8; 32]>,
+    digest: OnceLock<Result<[u8; 32], String>>,
 }
 
 /// A tensor as a view of an archive shows it.
@@ -286,16 +286,21 @@ impl Archive {
     }
 
     /// The hash of all tensors, for [`Fingerprint`](super::Fingerprint); computed once, which reads them all.
-    pub(super) fn digest(&self) -> &[u8; 32] {
-        self.0.digest.get_or_init(|| {
-            fingerprint::digest(self.0.places.iter().filter_map(|(name, place)| {
+    ///
+    /// # Errors
+    /// Why a tensor can no longer be read.
+    pub(super) fn digest(&self) -> Result<&[u8; 32], &str> {
+        let digest = self.0.digest.get_or_init(|| {
+            let digest = fingerprint::digest(self.0.places.iter().filter_map(|(name, place)| {
                 let mut raw = self.0.files.get(place.file)?.raw(&place.stored)?;
                 for change in &place.changes {
                     change.apply_raw(&mut raw)?;
                 }
                 Some((name.as_str(), raw))
-            }))
-        })
+            }));
+            digest.map_err(|error| error.to_string())
+        });
+        digest.as_ref().map_err(String::as_str)
     }
 
     fn shape_at(&self, place: &Place) -> Option<Shape> {

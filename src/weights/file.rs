@@ -76,7 +76,8 @@ impl TensorFile {
     /// Maps a file, whose container is recognised by its first bytes, and checks its header. The tensors are read from
     /// disk when they are used. Nothing that a file holds is ever executed.
     ///
-    /// The file must not be changed while anything read from it is in use; replacing it (a rename over it) is fine.
+    /// The file must not be changed while anything read from it is in use; replacing it (a rename over it) is fine. One that
+    /// is cut short all the same is an error for whoever uses it by [`Bytes::read`], as all do that read after loading.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be opened, and those of [`TensorFile::from_bytes`].
@@ -91,7 +92,7 @@ impl TensorFile {
         // for every program that maps its models, and no value read from it is trusted to stay the same for safety:
         // offsets and sizes are copied out of the header once, and elements are only ever numbers.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Self::from_bytes(path, Bytes::new(Arc::new(map)))
+        Self::from_bytes(path, Bytes::mapped(Arc::new(map), file, path))
     }
 
     /// Checks the header of a file that is in memory already; `path` is what errors call it.

@@ -104,10 +104,8 @@ pub fn load_tensor(path: impl AsRef<Path>, name: &str) -> Result<HostTensor> {
         };
         return Err(Error::tensor(path, name, reason));
     }
-    let tensor = file.tensor(name)?;
-    // A copy, so that the file is not held open (or mapped) under whoever overwrites it next.
-    HostTensor::from_bytes(tensor.shape(), tensor.dtype(), tensor.bytes().to_vec().into())
-        .ok_or_else(|| Error::tensor(path, name, "its bytes do not fit its shape"))
+    // In memory, so that the file is not held open (or mapped) under whoever overwrites it next.
+    file.tensor(name)?.load()
 }
 
 /// Writes a file under a temporary name beside its own and renames it when complete.
@@ -136,7 +134,11 @@ fn write_whole(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) ->
 /// Writes `.NAME.part` beside a file and renames it when complete.
 fn write_again(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()); // through links, when it exists
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "this names no file"))?;
+    let refuse = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, reason);
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err(refuse("this is not a file that could be replaced"));
+    }
+    let name = path.file_name().ok_or_else(|| refuse("this names no file"))?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
     hidden.push(".part");
