@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use mutoscope::Error;
+use mutoscope::gpu::{Gpu, GpuOptions};
 use mutoscope::graph::{Graph, NodeKind, Recording};
 use mutoscope::models::umt5::{Umt5, Umt5Config};
 use mutoscope::models::wan_transformer::{Conditions, WanTransformer, WanTransformerConfig};
@@ -103,14 +105,19 @@ fn expanded(tensors: &Tensors) -> Tensors {
     tensors.iter().map(|(name, tensor)| (name.clone(), tensor.cast(DType::F32))).collect()
 }
 
-/// A graph's output `y` on the device.
-fn run(recording: &Recording, inputs: &[(&str, &HostTensor)]) -> Vec<f64> {
-    let program = gpu().compile(recording, &[]).unwrap_or_else(|e| panic!("{e}"));
+/// A graph's output `y` on a device, and the bytes of weights that passed through it.
+fn run_on(gpu: &Gpu, recording: &Recording, inputs: &[(&str, HostTensor)]) -> Result<(Vec<f64>, u64), Error> {
+    let program = gpu.compile(recording, &[])?;
     for (name, value) in inputs {
-        program.write(name, value).unwrap_or_else(|e| panic!("{e}"));
+        program.write(name, value)?;
     }
-    program.run(&mut |_| Ok(())).unwrap_or_else(|e| panic!("{e}"));
-    program.read("y").unwrap_or_else(|e| panic!("{e}")).to_f64()
+    program.run(&mut |_| Ok(()))?;
+    Ok((program.read("y")?.to_f64(), program.streamed_bytes()))
+}
+
+/// A graph's output `y` on the device.
+fn run(recording: &Recording, inputs: &[(&str, HostTensor)]) -> Vec<f64> {
+    run_on(&gpu(), recording, inputs).unwrap_or_else(|e| panic!("{e}")).0
 }
 
 /// How many leaves of a graph are of a type.
@@ -118,39 +125,49 @@ fn leaves(recording: &Recording, dtype: DType) -> usize {
     recording.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Leaf(_)) && node.ty.dtype == dtype).count()
 }
 
-/// The velocity of a transformer, and the graph that computed it.
-fn velocity(archive: &Archive, config: &WanTransformerConfig) -> (Vec<f64>, Recording) {
+/// The transformer of pipeline `a`, made wider, and its settings.
+fn transformer() -> (Tensors, WanTransformerConfig) {
+    let folder = pipeline("a").join("transformer");
+    let config = Config::open(folder.join("config.json")).and_then(|config| WanTransformerConfig::read(&config));
+    let golden = Archive::open(&folder, "diffusion_pytorch_model").expect("an archive");
+    (widened(&golden, &["proj_out.weight", "proj_out.bias"], &[32, 64, 192]), config.expect("settings"))
+}
+
+/// The velocity `y` of a transformer as a graph, and the graph's inputs.
+fn velocity_of(archive: &Archive, config: &WanTransformerConfig) -> (Recording, [(&'static str, HostTensor); 4]) {
     let model = WanTransformer::load(archive, config.clone()).unwrap_or_else(|e| panic!("{e}"));
     let text_dim = archive.shape_of("condition_embedder.text_embedder.linear_1.weight").expect("there")[1];
-    let text = normal(Shape::from([1, 9, text_dim]), 1001, 1.0);
-    let latents = normal(Shape::from([1, 16, 2, 8, 6]), 1002, 1.0);
-    let bias = HostTensor::from_f32([1, 9], &[0.0; 9]);
+    let inputs = [
+        ("text", normal(Shape::from([1, 9, text_dim]), 1001, 1.0)),
+        ("latents", normal(Shape::from([1, 16, 2, 8, 6]), 1002, 1.0)),
+        ("bias", HostTensor::from_f32([1, 9], &[0.0; 9])),
+        ("time", HostTensor::from_f32([1], &[500.0])),
+    ];
     let graph = Graph::new();
-    let context = model.contexts(graph.input("text", text.shape(), DType::F32), None, DType::F32);
-    let context =
-        Conditions { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32), control: None };
-    let input = graph.input("latents", latents.shape(), DType::F32);
-    graph.output("y", model.forward(input, graph.input("time", [1], DType::F32), &context, DType::F32));
-    let recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
-    let time = HostTensor::from_f32([1], &[500.0]);
-    let y = run(&recording, &[("text", &text), ("bias", &bias), ("latents", &latents), ("time", &time)]);
-    (y, recording)
+    let [text, latents, key_bias, time] =
+        inputs.each_ref().map(|(name, value)| graph.input(name, value.shape(), DType::F32));
+    let context = Conditions { blocks: model.contexts(text, None, DType::F32), key_bias, control: None };
+    graph.output("y", model.forward(latents, time, &context, DType::F32));
+    (graph.finish().unwrap_or_else(|e| panic!("{e}")), inputs)
+}
+
+/// Its values on the device.
+fn velocity(archive: &Archive, config: &WanTransformerConfig) -> Vec<f64> {
+    let (recording, inputs) = velocity_of(archive, config);
+    run(&recording, &inputs)
 }
 
 #[test]
 fn a_transformer_computes_with_the_values_that_its_weights_stand_for() {
-    let folder = pipeline("a").join("transformer");
-    let config =
-        WanTransformerConfig::read(&Config::open(folder.join("config.json")).expect("a config")).expect("valid");
-    let golden = Archive::open(&folder, "diffusion_pytorch_model").expect("an archive");
-    let original = widened(&golden, &["proj_out.weight", "proj_out.bias"], &[32, 64, 192]);
-    let (whole, _) = velocity(&archive(&original), &config);
+    let (original, config) = transformer();
+    let whole = velocity(&archive(&original), &config);
     for dtype in [DType::Q8_0, DType::Q4_0, DType::Q4K, DType::F8E4M3, DType::F8E5M2] {
         let weights = quantised(&original, dtype);
-        let (y, recording) = velocity(&archive(&weights), &config);
+        let (recording, inputs) = velocity_of(&archive(&weights), &config);
         let matrices = original.iter().filter(|(name, t)| name.ends_with("weight") && t.shape().rank() == 2).count();
         assert_eq!(leaves(&recording, dtype), matrices, "every matrix stays {dtype}");
-        let (same, _) = velocity(&archive(&expanded(&weights)), &config);
+        let y = run(&recording, &inputs);
+        let same = velocity(&archive(&expanded(&weights)), &config);
         let (error, changed) = (distance(&y, &same), distance(&y, &whole));
         println!("{dtype}: {error:.1e} from its own values, {changed:.1e} from those before quantisation");
         assert!(error < SAME, "{dtype}: {error:e}");
@@ -159,12 +176,33 @@ fn a_transformer_computes_with_the_values_that_its_weights_stand_for() {
 }
 
 #[test]
+fn quantised_weights_pass_through_a_small_device() {
+    let (original, config) = transformer();
+    // What others hold on the shared device would count.
+    let options = GpuOptions { device: std::env::var("MUTOSCOPE_DEVICE").ok(), ..GpuOptions::default() };
+    let gpu = Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"));
+    for dtype in [DType::Q8_0, DType::Q4K] {
+        let (recording, inputs) = velocity_of(&archive(&quantised(&original, dtype)), &config);
+        let (whole, _) = run_on(&gpu, &recording, &inputs).unwrap_or_else(|e| panic!("{e}"));
+        let mut most = 0;
+        for budget in (1..=40).rev().map(|n| n << 18) {
+            match run_on(&gpu.within(budget), &recording, &inputs) {
+                Ok((y, streamed)) => {
+                    assert_eq!(y, whole, "{dtype} in {budget} bytes");
+                    most = most.max(streamed);
+                }
+                Err(Error::OutOfMemory(_)) => break,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        println!("{dtype}: up to {most} bytes passed through");
+        assert!(most > 0, "all {dtype} weights stayed: nothing was tried");
+    }
+}
+
+#[test]
 fn a_transformer_takes_fp8_with_a_scale_for_each_tensor() {
-    let folder = pipeline("a").join("transformer");
-    let config =
-        WanTransformerConfig::read(&Config::open(folder.join("config.json")).expect("a config")).expect("valid");
-    let golden = Archive::open(&folder, "diffusion_pytorch_model").expect("an archive");
-    let original = widened(&golden, &["proj_out.weight", "proj_out.bias"], &[32, 64, 192]);
+    let (original, config) = transformer();
     // As ComfyUI's files have it: each tensor divided by what makes its largest value the largest of the type.
     let (mut stored, mut values, mut sources) = (Tensors::new(), Tensors::new(), Vec::new());
     for (name, tensor) in &original {
@@ -182,9 +220,7 @@ fn a_transformer_takes_fp8_with_a_scale_for_each_tensor() {
         sources.push((name.clone(), source));
     }
     let scaled = archive(&stored).view(sources).expect("a view");
-    let (y, _) = velocity(&scaled, &config);
-    let (same, _) = velocity(&archive(&values), &config);
-    let (whole, _) = velocity(&archive(&original), &config);
+    let [y, same, whole] = [scaled, archive(&values), archive(&original)].map(|archive| velocity(&archive, &config));
     let (error, changed) = (distance(&y, &same), distance(&y, &whole));
     println!("scaled f8e4m3: {error:.1e} from its own values, {changed:.1e} from those before quantisation");
     assert!(error < SAME && changed > CHANGED, "{error:e}, {changed:e}");
