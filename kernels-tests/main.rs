@@ -13,6 +13,7 @@ mod golden;
 mod kernels;
 mod known;
 mod layouts;
+mod loras;
 mod media;
 mod memory;
 mod models;

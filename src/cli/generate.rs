@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::progress::Reporter;
 use super::request::RequestArguments;
-use super::{Outcome, Stop, output, resume, tiling};
+use super::{Outcome, Stop, lora, output, resume, tiling};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -165,6 +165,9 @@ fn generate(
     };
     let Arguments { request: wanted, out, save_latents, json, quiet, .. } = &arguments;
     let model = wanted.model()?;
+    if let Some(note) = lora::note(&model) {
+        reporter.note(&note);
+    }
     let request = Request { checkpoint, ..wanted.request(&model)? };
     let mut settings = Settings::resolve(&model, &request)?;
     let [width, height, frames] = [settings.width, settings.height, settings.frames].map(in_32_bits);

@@ -5,6 +5,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod known;
+mod lora;
 mod missing;
 mod model;
 mod ops;

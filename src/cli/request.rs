@@ -11,6 +11,7 @@ use mutoscope::{Error, Result};
 
 use super::control::{self, ControlArguments};
 use super::known::{self, KnownArguments};
+use super::lora::{self, LoraArguments};
 use super::model::ModelArguments;
 use super::tiling::TilingArguments;
 use super::values;
@@ -111,6 +112,9 @@ pub struct RequestArguments {
     known: KnownArguments,
 
     #[command(flatten)]
+    lora: LoraArguments,
+
+    #[command(flatten)]
     video: VideoArguments,
 
     #[command(flatten)]
@@ -162,9 +166,9 @@ impl RequestArguments {
         Ok(())
     }
 
-    /// Opens the model.
+    /// Opens the model, with LoRA files added.
     pub fn model(&self) -> Result<Model> {
-        Model::open_files(&self.model.files())
+        lora::add(&self.lora, Model::open_files(&self.model.files())?)
     }
 
     /// The request, with every file of it read; [`Settings::resolve`](mutoscope::pipeline::Settings::resolve) checks it.

@@ -40,7 +40,7 @@ mod tests;
 pub use format::{Format, Pattern};
 pub use input::{Filter, VideoReader, read_picture, read_video, resize, resize_by};
 pub use rate::Rate;
-pub use recipe::{GivenVideo, KnownFrames, Recipe, read_recipe};
+pub use recipe::{GivenVideo, KnownFrames, Recipe, UsedLora, read_recipe};
 pub use staging::check_writable;
 pub use writer::Writer;
 

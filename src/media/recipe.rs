@@ -58,8 +58,11 @@ pub struct Recipe {
     pub sampler: String,
     /// The model, by name or folder.
     pub model: String,
-    /// A hash of the model's weights.
+    /// A hash of the model's weights, LoRA files included.
     pub model_hash: String,
+    /// The LoRA files that were added to the model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<UsedLora>,
     /// The precision of the computation, as the command line names it.
     pub precision: String,
     /// The version of mutoscope.
@@ -88,6 +91,27 @@ pub struct GivenVideo {
     /// How far the result may go from it, above 0 to 1; nothing for a control video.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
+}
+
+/// A LoRA file that was added to a model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UsedLora {
+    /// The file's name.
+    pub name: String,
+    /// A hash of its tensors.
+    pub hash: String,
+    /// How strongly it was used.
+    pub strength: f32,
+    /// Of two transformers, the one it was added to: `high` or `low`; both when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<String>,
+}
+
+impl UsedLora {
+    /// What it does to a model, in one line: everything but its file's name.
+    pub fn identity(&self) -> String {
+        format!("{} x {} {}", self.hash, self.strength, self.experts.as_deref().unwrap_or("all"))
+    }
 }
 
 impl Recipe {

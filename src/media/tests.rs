@@ -55,6 +55,7 @@ fn recipe() -> Recipe {
         sampler: "unipc".into(),
         model: "embedded".into(),
         model_hash: "0123456789abcdef".into(),
+        loras: Vec::new(),
         precision: "f16".into(),
         version: "0.1.0".into(),
     }

@@ -3,14 +3,16 @@
 use crate::graph::Var;
 use crate::kernels::matmul::Epilogue;
 use crate::kernels::pointwise::Activation;
-use crate::tensor::Weight;
+use crate::tensor::{DType, Weight};
 use crate::weights::Scope;
 
-/// y = x W^T + b, with `weight` \[N, K\] and `bias` \[N\].
+/// y = x W^T + b, with `weight` \[N, K\] and `bias` \[N\]; with LoRA (arXiv:2106.09685), y = x W^T + b + x A^T B^T
+/// for each pair of factors A \[R, K\] and B \[N, R\], in f32.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
     bias: Option<Weight>,
+    low_rank: Vec<[Weight; 2]>,
 }
 
 impl Linear {
@@ -22,7 +24,11 @@ impl Linear {
 
     /// Reads `weight` \[n, k\] and, if there is one, `bias` \[n\].
     pub fn load_sized(scope: &Scope, n: usize, k: usize) -> Self {
-        Self { weight: scope.matrix("weight", [n, k]), bias: scope.optional_vector("bias", [n]) }
+        Self {
+            weight: scope.matrix("weight", [n, k]),
+            bias: scope.optional_vector("bias", [n]),
+            low_rank: scope.low_rank("weight"),
+        }
     }
 
     /// Reads a convolution of kernel size one (`weight` \[n, inputs, 1, 1, ...\], `bias` \[n\]) as a linear layer over
@@ -35,7 +41,11 @@ impl Linear {
             *k = inputs;
         }
         let stored = crate::tensor::Shape::new(&stored);
-        Self { weight: scope.flattened("weight", stored), bias: scope.optional_vector("bias", [n]) }
+        Self {
+            weight: scope.flattened("weight", stored),
+            bias: scope.optional_vector("bias", [n]),
+            low_rank: scope.low_rank("weight"),
+        }
     }
 
     /// Layers of the first, second, ... Nth part of this one's outputs.
@@ -43,6 +53,7 @@ impl Linear {
         std::array::from_fn(|i| Self {
             weight: self.weight.part(i, N),
             bias: self.bias.as_ref().map(|bias| bias.part(i, N)),
+            low_rank: self.low_rank.iter().map(|[down, up]| [down.clone(), up.part(i, N)]).collect(),
         })
     }
 
@@ -80,11 +91,23 @@ impl Linear {
         self.apply_with(x, Epilogue { residual: Some(residual), gate: Some(gate), ..Epilogue::default() })
     }
 
-    /// With an epilogue of the caller's; the bias is the layer's own.
+    /// With an epilogue of the caller's, which has an activation or a residual and never both; the bias is the layer's own.
     #[track_caller]
     fn apply_with<'g>(&self, x: Var<'g>, epilogue: Epilogue<'g>) -> Var<'g> {
         let graph = x.graph();
         let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-        x.matmul(graph.weight(&self.weight), Epilogue { bias, ..epilogue })
+        let weight = graph.weight(&self.weight);
+        if self.low_rank.is_empty() {
+            return x.matmul(weight, Epilogue { bias, ..epilogue });
+        }
+        // residual + gate (x W^T + b) + gate (x A^T B^T) + ...; what is not linear has to wait for the whole sum.
+        let Epilogue { activation, gate, out, .. } = epilogue;
+        let linear = Epilogue { bias, activation: Activation::default(), out: None, ..epilogue };
+        let sum = self.low_rank.iter().fold(x.matmul(weight, linear), |sum, [down, up]| {
+            let inner = x.matmul(graph.weight(down), Epilogue::default());
+            inner.matmul(graph.weight(up), Epilogue { residual: Some(sum), gate, ..Epilogue::default() })
+        });
+        let sum = if activation == Activation::default() { sum } else { sum.activate(activation) };
+        sum.cast(out.unwrap_or(DType::F32))
     }
 }

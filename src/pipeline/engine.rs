@@ -321,6 +321,7 @@ impl Settings {
             sampler: self.sampler.sampler.name().into(),
             model: model.name().into(),
             model_hash: model.hash().into(),
+            loras: model.loras().to_vec(),
             precision: precision.name().into(),
             version: env!("CARGO_PKG_VERSION").into(),
         }

@@ -25,7 +25,9 @@ pub use clip::ImageProcessor;
 pub use condition::{Condition, Conditioning};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};
 pub use known::Known;
-pub use model::{Defaults, Inspection, Model, ModelFiles, PartReport, RunReport, TensorGroup, TensorReport};
+pub use model::{
+    Defaults, Experts, Inspection, LoraFile, Model, ModelFiles, PartReport, RunReport, TensorGroup, TensorReport,
+};
 pub use plan::Plan;
 pub use request::{Precision, Request, Settings};
 pub use tiles::{Tile, Tiling};

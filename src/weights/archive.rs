@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::delta::{Delta, LowRank};
 use super::{RawTensor, TensorFile, Value, clip, fingerprint, folder};
 use crate::error::{Error, Result};
 use crate::tensor::{Bytes, HostTensor, Shape};
@@ -33,10 +34,12 @@ struct Place {
     stored: String,
     /// What is made of it, first things first.
     changes: Vec<Change>,
+    /// Products that are added to it where it is used.
+    beside: Vec<Arc<LowRank>>,
 }
 
 /// What a view makes of a stored tensor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Change {
     /// The i-th of n equal parts along the outermost dimension.
     Part(usize, usize),
@@ -44,6 +47,8 @@ enum Change {
     Shape(Shape),
     /// Values of so many times the stored ones.
     Scale(f32),
+    /// Something added to the values, which are f32 from then on.
+    Add(Arc<Delta>),
 }
 
 /// A tensor of an [`Archive`] for a [view](Archive::view) of it: its name, and what is to be made of it.
@@ -125,7 +130,7 @@ impl Archive {
         let mut places: BTreeMap<String, Place> = BTreeMap::new();
         for (i, file) in files.iter().enumerate() {
             for name in file.names() {
-                let place = Place { file: i, stored: name.to_owned(), changes: Vec::new() };
+                let place = Place { file: i, stored: name.to_owned(), changes: Vec::new(), beside: Vec::new() };
                 if let Some(other) = places.insert(name.to_owned(), place).and_then(|other| files.get(other.file)) {
                     let reason = format!("it is in {} as well", other.path().display());
                     return Err(Error::tensor(file.path(), name, reason));
@@ -154,7 +159,7 @@ impl Archive {
             let mut place = place.clone();
             for change in changes {
                 let before = self.shape_at(&place);
-                if before.and_then(|shape| change.shape(shape)).is_none() {
+                if before.and_then(|shape| change.shape(shape)).is_none() || !place.beside.is_empty() {
                     let shape = before.map_or_else(|| "of that many dimensions".to_owned(), |shape| shape.to_string());
                     return Err(self.error_at(&place, format!("its shape is {shape}, which cannot become {change}")));
                 }
@@ -191,6 +196,35 @@ impl Archive {
             }
         }
         Ok(Self::of(self.0.path.clone(), files, places))
+    }
+
+    /// The same tensors with something added to some of them, given by name.
+    pub(super) fn with_deltas(&self, deltas: Vec<(String, Delta)>) -> Result<Self> {
+        let mut places = self.0.places.clone();
+        for (name, delta) in deltas {
+            let Some(place) = places.get_mut(&name) else {
+                return Err(Error::tensor(self.path(), clip(&name), "it is missing"));
+            };
+            let is_matrix = self.shape_of(&name).is_some_and(|shape| shape.rank() == 2);
+            match delta {
+                Delta::LowRank(product) if is_matrix && product.is_low() => place.beside.push(Arc::new(product)),
+                other => place.changes.push(Change::Add(Arc::new(other))),
+            }
+        }
+        Ok(Self::of(self.0.path.clone(), self.0.files.clone(), places))
+    }
+
+    /// The products that belong beside a tensor: factors \[R, K\] and \[N, R\] of each.
+    pub(super) fn low_rank(&self, name: &str) -> Vec<[HostTensor; 2]> {
+        self.0
+            .places
+            .get(name)
+            .map_or_else(Vec::new, |place| place.beside.iter().map(|product| product.factors()).collect())
+    }
+
+    /// Whether products belong beside a tensor.
+    pub(super) fn has_low_rank(&self, name: &str) -> bool {
+        self.0.places.get(name).is_some_and(|place| !place.beside.is_empty())
     }
 
     /// The folder or file, as errors name it.
@@ -316,20 +350,20 @@ impl Archive {
 
 impl Change {
     /// The shape that it makes of another, if it can.
-    fn shape(self, before: Shape) -> Option<Shape> {
-        match self {
+    fn shape(&self, before: Shape) -> Option<Shape> {
+        match *self {
             Self::Part(i, parts) => {
                 let (&first, rest) = before.dims().split_first()?;
                 let whole = i < parts && first % parts == 0;
                 whole.then(|| [&[first / parts], rest].concat().as_slice().into())
             }
             Self::Shape(shape) => (shape.count() == before.count()).then_some(shape),
-            Self::Scale(_) => Some(before),
+            Self::Scale(_) | Self::Add(_) => Some(before),
         }
     }
 
-    fn apply(self, tensor: &HostTensor) -> Option<HostTensor> {
-        match self {
+    fn apply(&self, tensor: &HostTensor) -> Option<HostTensor> {
+        match *self {
             Self::Part(i, parts) => {
                 let rows = self.shape(tensor.shape())?.dims().first().copied()?;
                 debug_assert!(i < parts);
@@ -337,12 +371,13 @@ impl Change {
             }
             Self::Shape(shape) => tensor.reshape(shape),
             Self::Scale(scale) => tensor.clone().with_scale(scale),
+            Self::Add(ref delta) => delta.add(tensor),
         }
     }
 
-    fn apply_raw(self, tensor: &mut RawTensor) -> Option<()> {
+    fn apply_raw(&self, tensor: &mut RawTensor) -> Option<()> {
         tensor.dims = self.shape(Shape::checked(&tensor.dims)?)?.dims().to_vec();
-        if let Self::Part(i, parts) = self {
+        if let Self::Part(i, parts) = *self {
             let size = tensor.bytes.len() / parts;
             tensor.bytes = tensor.bytes.slice(i * size..(i + 1) * size)?;
         }
@@ -359,6 +394,7 @@ impl fmt::Display for Change {
             Self::Part(i, parts) => write!(f, "part {i} of {parts} of its rows"),
             Self::Shape(shape) => write!(f, "{shape}"),
             Self::Scale(scale) => write!(f, "{scale} times its values"),
+            Self::Add(_) => f.write_str("the sum that a LoRA makes of it"),
         }
     }
 }

@@ -7,11 +7,13 @@
 
 mod archive;
 mod config;
+mod delta;
 mod file;
 mod fingerprint;
 mod folder;
 mod gguf;
 pub mod layout;
+mod lora;
 mod permute;
 mod reader;
 mod safetensors;
@@ -27,6 +29,7 @@ pub use archive::{Archive, Source};
 pub use config::Config;
 pub use file::{Container, RawTensor, TensorFile};
 pub use fingerprint::Fingerprint;
+pub use lora::{Adapted, Lora};
 pub use save::{load_tensor, save_checkpoint, save_safetensors};
 pub use scope::Scope;
 pub use value::Value;

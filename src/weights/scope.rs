@@ -45,6 +45,8 @@ pub struct Scope {
 struct State {
     archive: Archive,
     asked: RefCell<HashSet<String>>,
+    /// Those of which the products beside them were asked for.
+    multiplied: RefCell<HashSet<String>>,
     ignored: RefCell<Vec<String>>,
     error: RefCell<Option<Error>>,
     failed: Cell<bool>,
@@ -56,6 +58,7 @@ impl Scope {
         let state = State {
             archive: archive.clone(),
             asked: RefCell::default(),
+            multiplied: RefCell::default(),
             ignored: RefCell::default(),
             error: RefCell::default(),
             failed: Cell::new(false),
@@ -127,6 +130,18 @@ impl Scope {
             let fitting = fits.then(|| tensor.expand().reshape(full)).flatten();
             fitting.as_ref().and_then(channels_last).ok_or_else(|| mismatch(tensor.shape(), full))
         })
+    }
+
+    /// Products that LoRA files add to a [matrix](Scope::matrix) where it is used: y = x W^T + sum of x down^T up^T, with
+    /// factors down \[R, K\] and up \[N, R\], in the types that they are stored in. Whoever asks for a matrix that
+    /// such files may change asks for these as well, or [`Scope::finish`] refuses them.
+    pub fn low_rank(&self, name: &str) -> Vec<[Weight; 2]> {
+        let full = self.full(name);
+        let products = self.state.archive.low_rank(&full).into_iter().enumerate().map(|(i, [down, up])| {
+            [Weight::new(format!("{full}.lora_A.{i}"), down), Weight::new(format!("{full}.lora_B.{i}"), up)]
+        });
+        self.state.multiplied.borrow_mut().insert(full.clone());
+        products.collect()
     }
 
     /// Whether there is a tensor of this name, or any below it.
@@ -223,6 +238,12 @@ impl Scope {
         let prefix = self.full("");
         let mut extra = (self.state.archive.names_from(&prefix))
             .filter(|&name| !asked.contains(name) && !ignored.iter().any(|scope| below(name, scope)));
+        let multiplied = self.state.multiplied.borrow();
+        let mut beside =
+            asked.iter().filter(|name| self.state.archive.has_low_rank(name) && !multiplied.contains(*name));
+        if let Some(name) = beside.next() {
+            return Err(self.error(name, "no product can be added to it, as a LoRA asks for"));
+        }
         let Some(first) = extra.next() else { return Ok(()) };
         let others: Vec<&str> = extra.collect();
         let reason = match others.len() {

@@ -158,6 +158,11 @@ impl WanTransformer {
         Ok(model)
     }
 
+    /// What it was built with.
+    pub fn config(&self) -> &WanTransformerConfig {
+        &self.config
+    }
+
     /// Channels of the latents it takes.
     pub fn in_channels(&self) -> usize {
         self.in_channels

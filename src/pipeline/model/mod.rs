@@ -6,6 +6,7 @@ mod files;
 mod inspect;
 mod inventory;
 mod kind;
+mod lora;
 mod parts;
 mod pipeline;
 mod scan;
@@ -17,11 +18,13 @@ pub use defaults::Defaults;
 pub use files::ModelFiles;
 pub use inspect::{Inspection, PartReport, RunReport, TensorGroup, TensorReport};
 use inventory::Inventory;
+pub use lora::{Experts, LoraFile};
 use parts::{Part, Parts};
 
 use super::Conditioning;
 use super::clip::ImageEncoder;
 use crate::error::{Error, Result};
+use crate::media::UsedLora;
 use crate::models::clip_vision::{ClipVision, ClipVisionConfig};
 use crate::models::umt5::{Umt5, Umt5Config};
 use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
@@ -48,6 +51,8 @@ pub struct Model {
     defaults: Defaults,
     archives: Vec<(&'static str, Archive)>,
     texts: Vec<(String, Vec<u8>)>,
+    loras: Vec<UsedLora>,
+    unused_by_loras: Vec<String>,
     hash: OnceLock<String>,
 }
 
@@ -125,6 +130,8 @@ impl Model {
             sampler: parts.sampler,
             defaults: parts.defaults,
             texts: parts.texts,
+            loras: Vec::new(),
+            unused_by_loras: Vec::new(),
             hash: OnceLock::new(),
         };
         model.check_fit(&parts.tokenizer_path, parts.transformer.archive.path())?;
@@ -233,7 +240,9 @@ impl Model {
     pub fn hash(&self) -> &str {
         self.hash.get_or_init(|| {
             let with_texts = self.texts.iter().fold(Fingerprint::new(), |f, (name, text)| f.text(name, text));
-            self.archives.iter().fold(with_texts, |f, (name, archive)| f.archive(name, archive)).finish()
+            let with_tensors = self.archives.iter().fold(with_texts, |f, (name, archive)| f.archive(name, archive));
+            let lora = |f: Fingerprint, lora: &UsedLora| f.text("lora", lora.identity().as_bytes());
+            self.loras.iter().fold(with_tensors, lora).finish()
         })
     }
 

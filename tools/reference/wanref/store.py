@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "ftfy", "regex", "numpy", "pillow", "gguf")
+PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "ftfy", "regex", "numpy", "pillow", "gguf", "peft")
 
 
 class Store:

@@ -1,0 +1,60 @@
+//! `--lora`: files that change a model's transformers.
+
+use clap::Args;
+use mutoscope::Result;
+use mutoscope::pipeline::{Experts, LoraFile, Model};
+
+/// LoRA files.
+#[derive(Args)]
+pub struct LoraArguments {
+    /// A LoRA file, and how strongly it is used [default: 1]; may be repeated
+    ///
+    /// Files for Wan in any of the usual dialects (diffusers, ComfyUI, kohya, PEFT), as safetensors or PyTorch's. In models
+    /// with two transformers, :high or :low says for which of them: high.safetensors:1:high.
+    #[arg(long = "lora", value_name = "FILE[:WEIGHT[:high|low]]", value_parser = file)]
+    files: Vec<LoraFile>,
+}
+
+fn file(text: &str) -> Result<LoraFile, String> {
+    let (rest, experts) = match text.rsplit_once(':') {
+        Some((rest, "high")) => (rest, Experts::High),
+        Some((rest, "low")) => (rest, Experts::Low),
+        _ => (text, Experts::All),
+    };
+    let weight = rest.rsplit_once(':').and_then(|(path, weight)| Some((path, weight.parse::<f32>().ok()?)));
+    let (path, strength) = weight.unwrap_or((rest, 1.0));
+    if path.is_empty() || !strength.is_finite() {
+        return Err("give FILE, FILE:0.8 or, with two transformers, FILE:0.8:high".into());
+    }
+    Ok(LoraFile { path: path.into(), strength, experts })
+}
+
+/// The model with the files added.
+pub fn add(arguments: &LoraArguments, model: Model) -> Result<Model> {
+    model.with_loras(&arguments.files)
+}
+
+/// What people should know about the files of a model.
+pub fn note(model: &Model) -> Option<String> {
+    let unused = model.unused_by_loras();
+    unused.first().map(|first| {
+        let count = unused.len();
+        format!("{count} layers of --lora, such as {first}, read pictures by CLIP, which this model does not: they are not used")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_have_weights_and_experts() {
+        let parsed = |text| file(text).map(|file| (file.path.display().to_string(), file.strength, file.experts));
+        assert_eq!(parsed("a.safetensors"), Ok(("a.safetensors".into(), 1.0, Experts::All)));
+        assert_eq!(parsed("a.safetensors:0.5"), Ok(("a.safetensors".into(), 0.5, Experts::All)));
+        assert_eq!(parsed("a:-2:low"), Ok(("a".into(), -2.0, Experts::Low)));
+        assert_eq!(parsed("a:high"), Ok(("a".into(), 1.0, Experts::High)));
+        assert_eq!(parsed("c:\\a.safetensors"), Ok(("c:\\a.safetensors".into(), 1.0, Experts::All)));
+        assert!(parsed(":1").is_err() && parsed("a:inf").is_err() && parsed("").is_err());
+    }
+}

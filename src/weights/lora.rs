@@ -1,0 +1,351 @@
+//! LoRA files: small changes to a transformer's weights, in any of the dialects that they are written in.
+//!
+//! A file names the layer that it changes in diffusers' words, in those of Wan's authors, or in either with underscores
+//! for dots, below any of several prefixes; what a layer may be called is made from the model's own names. What stands
+//! behind the layer's name says what the tensor is: a factor of a low-rank product (`lora_down`/`lora_up`,
+//! `lora_A`/`lora_B`), its `alpha`, or a difference of a weight (`diff`), a bias (`diff_b`) or a modulation table
+//! (`diff_m`). W' = W + strength alpha / rank B A (arXiv:2106.09685).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::delta::{Delta, LowRank, matrix};
+use super::layout::{Layout, Network};
+use super::{Archive, Fingerprint, Value, clip, list};
+use crate::error::{Error, Result};
+use crate::tensor::{HostTensor, Shape};
+
+/// What stands before the layers' names.
+const PREFIXES: &[&str] = &[
+    "base_model.model.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "transformer.",
+    "pipe.dit.",
+    "dit.",
+    "unet.",
+    "lora_unet__",
+    "lora_unet_",
+    "lycoris_",
+];
+
+/// Endings of tensors of methods other than LoRA, and what these are called.
+const OTHER_METHODS: &[(&str, &str)] = &[
+    (".dora_scale", "DoRA"),
+    (".lora_magnitude_vector", "DoRA"),
+    (".hada_w", "LoHa"),
+    (".lokr_w", "LoKr"),
+    (".lora_mid.", "a LoRA of three factors"),
+    (".oft_", "OFT"),
+    (".a1.weight", "GLoRA"),
+    (".on_input", "IA3"),
+];
+
+/// Parts of the names of layers that only transformers with CLIP have. Files made for those are used with others too.
+const OF_PICTURES: &[&str] =
+    &["k_img", "v_img", "img_emb", "add_k_proj", "add_v_proj", "norm_added_k", "image_embedder"];
+
+/// A LoRA file, its tensors sorted by the layers that they change.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    archive: Archive,
+    layers: BTreeMap<String, Layer>,
+    alpha: Alpha,
+}
+
+/// What a file holds for one layer: names of its tensors.
+#[derive(Clone, Debug, Default)]
+struct Layer {
+    down: Option<String>,
+    up: Option<String>,
+    up_bias: Option<String>,
+    alpha: Option<String>,
+    diff: Option<String>,
+    diff_bias: Option<String>,
+    diff_table: Option<String>,
+}
+
+/// What a file says of all its layers, beside their own `alpha`.
+#[derive(Clone, Debug, Default)]
+struct Alpha {
+    value: Option<f32>,
+    /// By a part of a layer's name.
+    patterns: Vec<(String, f32)>,
+    /// Whether the rank is divided by its root only (arXiv:2312.03732).
+    root: bool,
+}
+
+/// A model's tensors with those of LoRA files added to them.
+pub struct Adapted {
+    /// The tensors. Low-rank products that are cheap beside their weight are kept beside it.
+    pub archive: Archive,
+    /// Tensors of the files that this model has no layers for: those of transformers that see pictures by CLIP.
+    pub unused: Vec<String>,
+}
+
+/// What a layer of a file is to the model.
+struct Target {
+    /// The weight, or the table itself.
+    tensor: String,
+    bias: String,
+}
+
+impl Lora {
+    /// Opens a file, whatever its container.
+    ///
+    /// # Errors
+    /// Those of [`Archive::open_file`]; [`Error::Tensor`] for tensors of other methods than LoRA, a factor without the
+    /// other, or what is no part of a LoRA at all.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let archive = Archive::open_file(path)?;
+        let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
+        for name in archive.names() {
+            let other = OTHER_METHODS.iter().find(|(mark, _)| name.contains(mark));
+            if let Some((_, method)) = other {
+                return Err(archive.error(name, format!("it is a part of {method}, which is not supported")));
+            }
+            let Some((layer, place)) = sort(name, &mut layers) else {
+                return Err(archive.error(name, "this is no part of a LoRA that is known"));
+            };
+            if place.replace(name.to_owned()).is_some() {
+                return Err(archive.error(name, format!("`{}` has two of its kind", clip(layer))));
+            }
+        }
+        if layers.is_empty() {
+            return Err(Error::model(path, "there is nothing in it"));
+        }
+        for layer in layers.values() {
+            if let (Some(one), None) | (None, Some(one)) = (&layer.down, &layer.up) {
+                return Err(archive.error(one, "the other factor of its product is missing"));
+            }
+        }
+        let alpha = Alpha::of(&archive)?;
+        Ok(Self { archive, layers, alpha })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.archive.path()
+    }
+
+    /// A name for its exact content, for recipes (see [`Fingerprint`]).
+    pub fn hash(&self) -> String {
+        Fingerprint::new().archive("lora", &self.archive).finish()
+    }
+
+    /// What it adds to a layer's weight, bias and table: names of ours and the additions.
+    fn deltas(
+        &self,
+        model: &Archive,
+        target: &Target,
+        layer: &Layer,
+        name: &str,
+        strength: f32,
+    ) -> Result<Vec<(String, Delta)>> {
+        let mut deltas = Vec::new();
+        let mut scale = strength;
+        if let (Some(down), Some(up)) = (&layer.down, &layer.up) {
+            let shape = self.shape_of(model, &target.tensor, down)?;
+            let n = shape.dims().first().copied().unwrap_or(1);
+            let k = shape.dims().iter().skip(1).product::<usize>();
+            let (a, b) = (self.archive.tensor(down)?, self.archive.tensor(up)?);
+            let r = a.shape().dims().first().copied().unwrap_or(1);
+            let misfit = |of: &str, tensor: &HostTensor| {
+                let reason = format!("its shape is {}, where {shape} needs a product of rank {r}", tensor.shape());
+                self.archive.error(of, reason)
+            };
+            let fits = r > 0 && n > 0 && k > 0;
+            let down = matrix(&a, r, k).filter(|_| fits).ok_or_else(|| misfit(down, &a))?;
+            let up = matrix(&b, n, r).ok_or_else(|| misfit(up, &b))?;
+            let alpha = layer.alpha.as_ref().map(|name| self.number(name)).transpose()?;
+            scale *= self.alpha.scale(alpha, name, r);
+            deltas.push((target.tensor.clone(), Delta::LowRank(LowRank { down, up, scale })));
+        }
+        let whole = [
+            (&layer.diff, &target.tensor, strength),
+            (&layer.diff_table, &target.tensor, strength),
+            (&layer.diff_bias, &target.bias, strength),
+            (&layer.up_bias, &target.bias, scale),
+        ];
+        for (stored, ours, scale) in whole {
+            let Some(stored) = stored else { continue };
+            let shape = self.shape_of(model, ours, stored)?;
+            let tensor = self.archive.tensor(stored)?;
+            let bare = |shape: Shape| shape.dims().iter().copied().filter(|&d| d != 1).collect::<Vec<_>>();
+            if bare(tensor.shape()) != bare(shape) {
+                let reason = format!("its shape is {}, and that of `{ours}` is {shape}", tensor.shape());
+                return Err(self.archive.error(stored, reason));
+            }
+            deltas.push((ours.clone(), Delta::Whole(tensor, scale)));
+        }
+        Ok(deltas)
+    }
+
+    fn shape_of(&self, model: &Archive, ours: &str, stored: &str) -> Result<Shape> {
+        let missing = || self.archive.error(stored, format!("the model has no `{ours}` for it to change"));
+        model.shape_of(ours).ok_or_else(missing)
+    }
+
+    fn number(&self, name: &str) -> Result<f32> {
+        let raw = self.archive.raw(name)?;
+        let value = match (&*raw.dtype, &raw.bytes[..]) {
+            ("F64", &[a, b, c, d, e, f, g, h]) => Some(f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32),
+            ("I64", &[a, b, c, d, e, f, g, h]) => Some(i64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32),
+            _ => self.archive.tensor(name)?.to_f32().first().copied(),
+        };
+        let one = raw.dims.iter().product::<usize>() == 1;
+        value.filter(|v| one && v.is_finite()).ok_or_else(|| self.archive.error(name, "this is not one number"))
+    }
+}
+
+impl Archive {
+    /// A transformer's tensors, in our names, with LoRA files added, each as strongly as its number says.
+    ///
+    /// Low-rank products whose two factors cost little beside the weight they change are left beside it
+    /// ([`Scope::low_rank`](super::Scope::low_rank)); all else is merged, in f32, when the tensor is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when tensors of a file fit no layer, or not its shape, and are not those for pictures.
+    pub fn adapted(&self, loras: &[(&Lora, f32)]) -> Result<Adapted> {
+        let aliases = aliases(self);
+        let (mut deltas, mut unused) = (Vec::new(), Vec::new());
+        for &(lora, strength) in loras {
+            let mut unknown = Vec::new();
+            for (name, layer) in &lora.layers {
+                match find(&aliases, name, layer.diff_table.is_some()) {
+                    Some(module) => {
+                        let weight = format!("{module}.weight");
+                        let tensor = if self.contains(&weight) { weight } else { module.to_owned() };
+                        let target = Target { tensor, bias: format!("{module}.bias") };
+                        deltas.extend(lora.deltas(self, &target, layer, name, strength)?);
+                    }
+                    None if OF_PICTURES.iter().any(|part| name.contains(part)) => unused.push(name.clone()),
+                    None => unknown.push(name.as_str()),
+                }
+            }
+            if let Some((first, rest)) = unknown.split_first() {
+                let others = match rest {
+                    [] => String::new(),
+                    rest => format!(", nor for {} others: {}", rest.len(), list(rest.iter().copied())),
+                };
+                let reason = format!("the model has no layer `{}` for it to change{others}", clip(first));
+                let stored = lora.archive.names().find(|name| name.starts_with(first)).unwrap_or(first);
+                return Err(lora.archive.error(stored, reason));
+            }
+        }
+        Ok(Adapted { archive: self.with_deltas(deltas)?, unused })
+    }
+}
+
+/// Whatever a layer may be called -> our name of it.
+fn aliases(model: &Archive) -> HashMap<String, String> {
+    let mut aliases = HashMap::new();
+    let theirs = Layout::Wan.theirs(Network::Transformer, model.names()).unwrap_or_default();
+    for ours in model.names() {
+        let theirs = theirs.get(ours).filter(|theirs| theirs.part.is_none()).map_or(ours, |theirs| &theirs.name);
+        let layer = |name: &str| name.strip_suffix(".weight").or(name.strip_suffix(".bias")).unwrap_or(name).to_owned();
+        let module = layer(ours);
+        for name in [layer(ours), layer(theirs)] {
+            aliases.insert(name.replace('.', "_"), module.clone());
+            aliases.insert(name, module.clone());
+        }
+    }
+    aliases
+}
+
+/// Our name of a file's layer, or of the modulation table in it.
+fn find<'a>(aliases: &'a HashMap<String, String>, layer: &str, table: bool) -> Option<&'a str> {
+    let mut name = layer;
+    loop {
+        let known = if table {
+            let inside = |table: &str| if name.is_empty() { table.to_owned() } else { format!("{name}.{table}") };
+            aliases.get(&inside("modulation")).or_else(|| aliases.get(&inside("scale_shift_table")))
+        } else {
+            aliases.get(name)
+        };
+        if let Some(known) = known {
+            return Some(known);
+        }
+        name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+    }
+}
+
+/// The layer that a tensor belongs to and its place there.
+fn sort<'a, 'n>(name: &'n str, layers: &'a mut BTreeMap<String, Layer>) -> Option<(&'n str, &'a mut Option<String>)> {
+    type Place = fn(&mut Layer) -> &mut Option<String>;
+    const ENDINGS: &[(&str, Place)] = &[
+        (".lora_down.weight", |layer| &mut layer.down),
+        (".lora_up.weight", |layer| &mut layer.up),
+        (".lora_up.bias", |layer| &mut layer.up_bias),
+        (".lora_A.weight", |layer| &mut layer.down),
+        (".lora_B.weight", |layer| &mut layer.up),
+        (".lora_B.bias", |layer| &mut layer.up_bias),
+        (".lora.down.weight", |layer| &mut layer.down),
+        (".lora.up.weight", |layer| &mut layer.up),
+        (".alpha", |layer| &mut layer.alpha),
+        (".diff", |layer| &mut layer.diff),
+        (".diff_b", |layer| &mut layer.diff_bias),
+        (".diff_m", |layer| &mut layer.diff_table),
+    ];
+    let plain = ENDINGS.iter().find_map(|&(ending, place)| Some((name.strip_suffix(ending)?, place)));
+    // PEFT puts the name of an adapter in between: `lora_A.default.weight`.
+    let (layer, place) = plain.or_else(|| {
+        ENDINGS.iter().find_map(|&(ending, place)| {
+            let (factor, kind) = ending.rsplit_once('.')?;
+            let (layer, rest) = name.split_once(&format!("{factor}."))?;
+            let adapter = rest.strip_suffix(kind)?.strip_suffix('.')?;
+            (!adapter.contains('.')).then_some((layer, place))
+        })
+    })?;
+    Some((layer, place(layers.entry(layer.to_owned()).or_default())))
+}
+
+impl Alpha {
+    /// From what diffusers keeps in the file, or PEFT beside it (`adapter_config.json`).
+    fn of(archive: &Archive) -> Result<Self> {
+        let path = archive.path();
+        let beside = path.with_file_name("adapter_config.json");
+        let is_peft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_model."));
+        let (place, text) = match archive.metadata("lora_adapter_metadata").and_then(Value::text) {
+            Some(text) => (path, text.to_owned()),
+            None if is_peft && beside.exists() => (beside.as_path(), super::config::read_json(&beside)?),
+            None => return Ok(Self::default()),
+        };
+        let broken = |reason: &str| Error::model(place, format!("the settings of its LoRA {reason}"));
+        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
+            .map_err(|e| broken(&format!("are no JSON object: {}", clip(&e.to_string()))))?;
+        // diffusers says `transformer.lora_alpha`, PEFT `lora_alpha`.
+        let get = |key: &str| {
+            let fits = |name: &str| name == key || name.strip_prefix("transformer.") == Some(key);
+            settings.iter().find(|(name, _)| fits(name)).map(|(_, value)| value)
+        };
+        let yes = |key: &str| get(key).and_then(serde_json::Value::as_bool) == Some(true);
+        if yes("use_dora") {
+            return Err(broken("ask for DoRA, which is not supported"));
+        }
+        let number = |value: &serde_json::Value| value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
+        let patterns = get("alpha_pattern").and_then(serde_json::Value::as_object);
+        let patterns = patterns.into_iter().flatten();
+        let pattern = |(name, value): (&String, &serde_json::Value)| {
+            let value = number(value).ok_or_else(|| broken("have an `alpha_pattern` that is no number"))?;
+            Ok((name.clone(), value))
+        };
+        let value = match get("lora_alpha") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(value) => Some(number(value).ok_or_else(|| broken("have a `lora_alpha` that is no number"))?),
+        };
+        Ok(Self { value, patterns: patterns.map(pattern).collect::<Result<_>>()?, root: yes("use_rslora") })
+    }
+
+    /// What the product of a layer is multiplied by.
+    fn scale(&self, own: Option<f32>, layer: &str, rank: usize) -> f32 {
+        let named = |(name, _): &&(String, f32)| layer == name || layer.ends_with(&format!(".{name}"));
+        let pattern = self.patterns.iter().find(named).map(|(_, alpha)| *alpha);
+        match own.or(pattern).or(self.value) {
+            None => 1.0,
+            Some(alpha) if self.root => alpha / (rank as f32).sqrt(),
+            Some(alpha) => alpha / rank as f32,
+        }
+    }
+}
