@@ -91,7 +91,10 @@ pub fn adapters() -> Vec<AdapterSummary> {
 
 fn summaries(adapters: &[wgpu::Adapter]) -> Vec<AdapterSummary> {
     let summary = |adapter: &wgpu::Adapter| AdapterSummary {
-        profile: probe::profile(&adapter.get_info(), adapter.features(), &adapter.limits()),
+        profile: {
+            let profile = probe::profile(&adapter.get_info(), adapter.features(), &adapter.limits());
+            DeviceProfile { memory: probe::own_memory(adapter).or(profile.memory), ..profile }
+        },
         driver: driver(&adapter.get_info()),
     };
     adapters.iter().map(summary).collect()
@@ -155,11 +158,12 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         };
+        let memory = options.memory.into_iter().chain(probe::own_memory(&adapter)).min();
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::DeviceLost(format!("{} could not be opened: {e}", adapter.get_info().name)))?;
         let coop = adapter.cooperative_matrix_properties();
         let gpu = Self::assemble(device, queue, &coop, options.checked)?;
-        Ok(options.memory.map_or(gpu.clone(), |bytes| gpu.within(bytes)))
+        Ok(memory.map_or(gpu.clone(), |bytes| gpu.within(bytes)))
     }
 
     /// Uses a device that the caller has already opened, sharing it. Features that were not enabled on it are not used.

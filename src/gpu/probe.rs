@@ -40,13 +40,41 @@ pub fn profile(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
         coop: None,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
-        memory: if kind == DeviceKind::Cpu { free_memory() } else { None },
+        memory: match kind {
+            DeviceKind::Cpu | DeviceKind::Integrated => free_memory(),
+            _ => None,
+        },
         dispatch_flops: match kind {
             DeviceKind::Cpu => 2e9,
             DeviceKind::Discrete => 5e11,
             DeviceKind::Integrated | DeviceKind::Virtual | DeviceKind::Other => 5e10,
         },
     }
+}
+
+/// Bytes of an adapter's own memory that a run can count on, where the driver tells: nine tenths of it, since other programs
+/// and the driver itself use some.
+pub fn own_memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    let discrete = kind(adapter.get_info().device_type) == DeviceKind::Discrete;
+    let largest = if discrete { largest_local_heap(adapter) } else { None };
+    largest.map(|bytes| bytes / 10 * 9)
+}
+
+#[cfg(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn largest_local_heap(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the adapter is only asked for its handles, which live as long as it does; none is destroyed here.
+    let adapter = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = adapter.shared_instance().raw_instance();
+    // SAFETY: the physical device is this instance's.
+    let memory = unsafe { instance.get_physical_device_memory_properties(adapter.raw_physical_device()) };
+    const DEVICE_LOCAL: u32 = 1; // VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
+    let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
+    heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(not(any(windows, target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn largest_local_heap(_adapter: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 /// Memory that the machine can still give, where the system tells.

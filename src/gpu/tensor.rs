@@ -140,7 +140,7 @@ impl Gpu {
         }
         let tensor = self.allocate(weight.name(), ty)?;
         if !self.is_rehearsal() {
-            self.write(&tensor, weight.value())?;
+            self.write(&tensor, &weight.value())?;
         }
         let mut weights = lock(&self.shared.weights);
         weights.retain(|_, buffer| buffer.strong_count() > 0);

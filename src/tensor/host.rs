@@ -275,10 +275,15 @@ impl HostTensor {
     /// The same values in a type that every kernel with weights reads: quantised tensors are expanded, to f16 where that
     /// holds them exactly (fp8 without a scale), else to f32; others stay as they are.
     pub fn expand(&self) -> Self {
+        self.cast(self.expanded_dtype())
+    }
+
+    /// The type that [`HostTensor::expand`] gives.
+    pub fn expanded_dtype(&self) -> DType {
         match self.dtype {
-            dtype if !dtype.is_quantised() => self.clone(),
-            dtype if dtype.is_fp8() && self.scale == 1.0 => self.cast(DType::F16),
-            _ => self.cast(DType::F32),
+            dtype if !dtype.is_quantised() => dtype,
+            dtype if dtype.is_fp8() && self.scale == 1.0 => DType::F16,
+            _ => DType::F32,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod dtype;
 mod host;
+mod permute;
 pub(crate) mod quant;
 mod shape;
 mod weight;

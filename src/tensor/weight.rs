@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::permute::channels_last;
 use super::{DType, HostTensor, Shape};
 
 /// A parameter of a model, held by graphs as a leaf. Cloning is cheap and keeps the identity, so whoever puts weights
@@ -15,13 +16,27 @@ struct Inner {
     name: String,
     shape: Shape,
     dtype: DType,
-    value: HostTensor,
+    stored: HostTensor,
+    /// The dimensions of a convolution whose taps are to go before its inputs.
+    permuted: Option<Shape>,
 }
 
 impl Weight {
     /// A parameter with a new identity, under its full dotted name (`blocks.0.attn1.to_q.weight`).
     pub fn new(name: impl Into<String>, value: HostTensor) -> Self {
-        Self::with_shape(name.into(), value.shape(), value.dtype(), value)
+        Self::with_shape(name.into(), value.shape(), value.dtype(), value, None)
+    }
+
+    /// A convolution's weight, stored as PyTorch stores it, as `[o, i, taps...]` of the elements of `stored`, and used as
+    /// `[o, taps..., i]`. Quantised ones are [expanded](HostTensor::expand). Both are done whenever the elements are asked
+    /// for, so that no copy of a mapped file is kept. `None` when the numbers of elements differ.
+    pub fn channels_last(name: impl Into<String>, stored: HostTensor, dims: impl Into<Shape>) -> Option<Self> {
+        let full = dims.into();
+        let [o, i, taps @ ..] = full.dims() else { return None };
+        let dims: Vec<usize> = [&[*o][..], taps, &[*i]].concat();
+        let fits = full.count() == stored.shape().count();
+        let shape = Shape::checked(&dims).filter(|_| fits)?;
+        Some(Self::with_shape(name.into(), shape, stored.expanded_dtype(), stored, Some(full)))
     }
 
     /// What a loader hands out in place of a tensor that it could not load: it has the shape and type that were asked
@@ -29,12 +44,13 @@ impl Weight {
     pub fn placeholder(name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> Self {
         let nothing = HostTensor::from_bytes([0], dtype, Vec::new().into());
         let nothing = nothing.unwrap_or_else(|| HostTensor::from_u32([0], &[]));
-        Self::with_shape(name.into(), shape.into(), dtype, nothing)
+        Self::with_shape(name.into(), shape.into(), dtype, nothing, None)
     }
 
-    fn with_shape(name: String, shape: Shape, dtype: DType, value: HostTensor) -> Self {
+    fn with_shape(name: String, shape: Shape, dtype: DType, stored: HostTensor, permuted: Option<Shape>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(Arc::new(Inner { id: NEXT.fetch_add(1, Ordering::Relaxed), name, shape, dtype, value }))
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Inner { id, name, shape, dtype, stored, permuted }))
     }
 
     /// The i-th of `parts` equal parts along the outermost dimension, as a weight of its own over the same bytes.
@@ -74,17 +90,19 @@ impl Weight {
     /// What the stored elements are multiplied by ([`HostTensor::scale`]). Whoever puts them on a device hands it to the
     /// kernel that reads them there.
     pub fn scale(&self) -> f32 {
-        self.0.value.scale()
+        if self.0.permuted.is_some() { 1.0 } else { self.0.stored.scale() }
     }
 
     /// The elements, often a window of a mapped file; empty for a [placeholder](Self::placeholder).
-    pub fn value(&self) -> &HostTensor {
-        &self.0.value
+    pub fn value(&self) -> HostTensor {
+        let stored = &self.0.stored;
+        let permuted = self.0.permuted.and_then(|full| channels_last(&stored.expand().reshape(full)?));
+        permuted.unwrap_or_else(|| stored.clone())
     }
 
     /// Whether this is a [placeholder](Self::placeholder), which has no elements to put anywhere.
     pub fn is_placeholder(&self) -> bool {
-        self.0.value.shape() != self.0.shape
+        self.0.stored.shape().count() != self.0.shape.count()
     }
 }
 

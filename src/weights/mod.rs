@@ -14,7 +14,6 @@ mod folder;
 mod gguf;
 pub mod layout;
 mod lora;
-mod permute;
 mod reader;
 mod safetensors;
 mod save;

@@ -6,7 +6,6 @@ use std::fmt::Display;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::permute::channels_last;
 use super::{Archive, list};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Shape, Weight};
@@ -125,10 +124,11 @@ impl Scope {
     /// `[o, i, kh, kw]` of a 2-D convolution.
     pub fn conv(&self, name: &str, [o, i, kt, kh, kw]: [usize; 5]) -> Weight {
         let (flat, full) = (Shape::from([o, i, kh, kw]), Shape::from([o, i, kt, kh, kw]));
-        self.load(name, Shape::from([o, kt, kh, kw, i]), |tensor| {
-            let fits = tensor.shape() == full || (kt == 1 && tensor.shape() == flat);
-            let fitting = fits.then(|| tensor.expand().reshape(full)).flatten();
-            fitting.as_ref().and_then(channels_last).ok_or_else(|| mismatch(tensor.shape(), full))
+        self.load_as(name, Shape::from([o, kt, kh, kw, i]), |full_name, tensor| {
+            let shape = tensor.shape();
+            let fits = shape == full || (kt == 1 && shape == flat);
+            let weight = fits.then(|| Weight::channels_last(full_name, tensor, full)).flatten();
+            weight.ok_or_else(|| mismatch(shape, full))
         })
     }
 
@@ -255,16 +255,26 @@ impl Scope {
 
     /// Loads a tensor and makes it fit, or keeps why not and returns a placeholder.
     fn load(&self, name: &str, shape: Shape, fit: impl FnOnce(HostTensor) -> Result<HostTensor, String>) -> Weight {
+        self.load_as(name, shape, |full, tensor| fit(tensor).map(|tensor| Weight::new(full, tensor)))
+    }
+
+    /// A weight that `fit` makes of the full name and the tensor, or a placeholder of this shape.
+    fn load_as(
+        &self,
+        name: &str,
+        shape: Shape,
+        fit: impl FnOnce(&str, HostTensor) -> Result<Weight, String>,
+    ) -> Weight {
         let full = self.full(name);
         if !self.failed() {
             let loaded = self.state.archive.tensor(&full).and_then(|tensor| match tensor.dtype() != DType::U32 {
-                true => fit(tensor).map_err(|reason| self.error(&full, reason)),
+                true => fit(&full, tensor).map_err(|reason| self.error(&full, reason)),
                 false => Err(self.error(&full, format!("its type is {}, which is no weight's", tensor.dtype()))),
             });
             match loaded {
-                Ok(tensor) => {
-                    self.state.asked.borrow_mut().insert(full.clone());
-                    return Weight::new(full, tensor);
+                Ok(weight) => {
+                    self.state.asked.borrow_mut().insert(full);
+                    return weight;
                 }
                 Err(error) => self.fail(error),
             }

@@ -1,6 +1,6 @@
-//! Reordering a convolution's weights on load.
+//! Reordering a convolution's weights for the kernels.
 
-use crate::tensor::{HostTensor, Shape};
+use super::{HostTensor, Shape};
 
 /// `[o, i, taps...]` as PyTorch stores a convolution, to `[o, taps..., i]` as the channels-last kernels read it.
 /// `None` unless there are at least two dimensions and the type is a plain one.
