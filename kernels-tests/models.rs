@@ -11,6 +11,7 @@ use mutoscope::models::wan_transformer::{Conditions, WanTransformer};
 use mutoscope::models::wan_vae::{WanVaeDecoder, WanVaeEncoder};
 use mutoscope::nn::Stream;
 use mutoscope::pipeline::ImageProcessor;
+use mutoscope::sampling::randn;
 use mutoscope::tensor::{DType, HostTensor};
 use mutoscope::text::{Tokenizer, prompt_clean};
 use mutoscope::weights::Config;
@@ -55,6 +56,41 @@ fn item(tensor: &HostTensor, index: usize) -> HostTensor {
     tensor.rows(index..index + 1).expect("an item of the batch")
 }
 
+/// Many tokens go through the blocks text by text, few all together: either way each text has its own velocity.
+#[test]
+fn texts_do_not_meet_in_the_transformer() {
+    let model = WanTransformer::open(&pipeline("a").join("transformer")).expect("a transformer");
+    for (rows, columns) in [(4, 6), (92, 96)] {
+        let latents = randn([1, 16, 1, rows, columns], 1);
+        let states = [randn([1, 5, model.text_dim()], 2), randn([1, 5, model.text_dim()], 3)];
+        let both: Vec<f32> = states.iter().flat_map(HostTensor::to_f32).collect();
+        let both = HostTensor::from_f32([2, 5, model.text_dim()], &both);
+        let velocities = |text: &HostTensor| {
+            let batch = text.shape()[0];
+            let graph = Graph::new();
+            let blocks = model.contexts(graph.constant(text.clone()), None, DType::F32);
+            let key_bias = graph.constant(HostTensor::from_f32([batch, 5], &vec![0.0; batch * 5]));
+            let time = graph.constant(HostTensor::from_f32([1], &[700.0]));
+            let given = Conditions { blocks, key_bias, control: None };
+            let answers = model.forward(graph.constant(latents.clone()), time, &given, DType::F32);
+            for (b, answer) in answers.iter().enumerate() {
+                graph.output(&format!("{b}"), *answer);
+            }
+            let recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
+            let outputs = run(&recording, &BTreeMap::new());
+            (0..batch).map(|b| outputs[&format!("{b}")].clone()).collect::<Vec<_>>()
+        };
+        let together = velocities(&both);
+        let alone = states.each_ref().map(velocities);
+        for (b, alone) in alone.iter().enumerate() {
+            let error = distance(&together[b], &alone[0]);
+            println!("{rows}x{columns} text {b}: {error:.1e}");
+            assert!(error < 1e-5, "{rows}x{columns} text {b}: {error:e}");
+        }
+        assert!(distance(&together[0], &together[1]) > 1e-3, "the texts tell");
+    }
+}
+
 #[test]
 fn transformer_blocks_and_velocity() {
     let golden = Golden::open("transformer");
@@ -73,7 +109,7 @@ fn transformer_blocks_and_velocity() {
                 Conditions { blocks: context, key_bias: graph.input("bias", bias.shape(), DType::F32), control: None };
             let input = graph.input("latents", latents.shape(), DType::F32);
             let velocity = model.forward(input, graph.input("time", [1], DType::F32), &context, DType::F32);
-            graph.output("output", velocity);
+            graph.output("output", velocity[0]);
             let mut recording = graph.finish().unwrap_or_else(|e| panic!("{e}"));
             expose(&mut recording, "blocks.");
             let inputs = BTreeMap::from([

@@ -147,7 +147,7 @@ fn velocity_of(archive: &Archive, config: &WanTransformerConfig) -> (Recording, 
     let [text, latents, key_bias, time] =
         inputs.each_ref().map(|(name, value)| graph.input(name, value.shape(), DType::F32));
     let context = Conditions { blocks: model.contexts(text, None, DType::F32), key_bias, control: None };
-    graph.output("y", model.forward(latents, time, &context, DType::F32));
+    graph.output("y", model.forward(latents, time, &context, DType::F32)[0]);
     (graph.finish().unwrap_or_else(|e| panic!("{e}")), inputs)
 }
 

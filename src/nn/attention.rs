@@ -1,5 +1,7 @@
 //! Multi-head attention as Wan has it: RMS norm of queries and keys over all heads, biased projections.
 
+use std::ops::Range;
+
 use super::{Linear, RmsNorm, Rope};
 use crate::graph::Var;
 use crate::kernels::attention::AttentionBias;
@@ -43,6 +45,16 @@ pub struct Context<'g> {
     pub text: KeyValue<'g>,
     /// Of pictures, \[1, S, N D\]: the same for every row of the batch.
     pub pictures: Option<KeyValue<'g>>,
+}
+
+impl Context<'_> {
+    /// What some texts of the batch attend to.
+    #[track_caller]
+    pub fn of(&self, texts: Range<usize>) -> Self {
+        let KeyValue { keys, values } = self.text;
+        let text = KeyValue { keys: keys.slice(texts.clone()), values: values.slice(texts) };
+        Self { text, pictures: self.pictures }
+    }
 }
 
 impl Attention {

@@ -13,29 +13,6 @@ use crate::nn::{Context, KeyValue};
 use crate::sampling::{Combine, Slot};
 use crate::tensor::{DType, HostTensor};
 
-/// Refuses sizes whose tokens no buffer of the device can hold, before anything is computed.
-pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()> {
-    let [_, channels, frames, rows, columns] = settings.latents;
-    let [pt, ph, pw] = model.transformer.patch();
-    let batch = if settings.guidance()?.is_on() { 2 } else { 1 };
-    let tokens = (frames / pt) * (rows / ph) * (columns / pw) * batch;
-    let widest = model.transformer.widest().max(channels * pt * ph * pw);
-    let bytes = tokens as u64 * widest as u64 * 4;
-    let most = gpu.profile().max_buffer.min(gpu.profile().memory.unwrap_or(u64::MAX));
-    if bytes > most {
-        return Err(Error::OutOfMemory(format!(
-            "{}x{} with {} frames is {tokens} tokens, whose features take {} MiB; this device can hold {} MiB in one \
-             buffer. Try a smaller --size or fewer --frames",
-            settings.width,
-            settings.height,
-            settings.frames,
-            bytes >> 20,
-            most >> 20
-        )));
-    }
-    Ok(())
-}
-
 /// What a run begins with.
 pub struct Given<'a> {
     /// The prompts.
@@ -229,19 +206,11 @@ fn compile(
     let seen = condition.map_or(latents, |condition| condition.input(latents));
     let times = condition.map_or(1, |condition| condition.times(0.0).len());
     let answers = transformer.forward(seen, graph.input("time", [times], DType::F32), &conditions, compute);
-    let guided = guide(answers, sample.ty());
+    let guided = Var::linear_combination(&answers, graph.input("guidance", [answers.len()], DType::F32));
     graph.assign(input("velocity", velocity), guided);
     let mut tensors: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&bound).collect();
     tensors.extend([("sample", sample), ("velocity", velocity)]);
     gpu.compile(&graph.finish()?, &tensors)
-}
-
-/// Velocities \[B, C, F, h, w\] and the input `guidance` \[B\] -> the guided velocity \[1, C, F, h, w\].
-fn guide(answers: Var<'_>, ty: TensorType) -> Var<'_> {
-    let graph = answers.graph();
-    let batch = answers.shape()[0];
-    let parts: Vec<Var<'_>> = (0..batch).map(|b| answers.slice(b..b + 1).reshape(ty.shape)).collect();
-    Var::linear_combination(&parts, graph.input("guidance", [batch], DType::F32))
 }
 
 /// Runs the sampler's combinations, with one program for each set of buffers.

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions, Ledger};
+use crate::graph::DeviceProfile;
 use crate::media::{Frame, Recipe};
 use crate::pipeline::checkpoint::Saver;
 use crate::pipeline::{
@@ -159,6 +160,18 @@ impl Engine {
         self.run(model, request, Some(saved), observer)
     }
 
+    /// Refuses what the device cannot hold before anything is computed.
+    fn rehearse(&self, model: &Model, request: &Request) -> Result<()> {
+        if self.gpu.is_rehearsal() {
+            return Ok(());
+        }
+        let profile = self.gpu.profile();
+        let memory = profile.memory.map(|memory| memory.saturating_sub(self.gpu.held_bytes()));
+        let profile = DeviceProfile { memory, ..profile.clone() };
+        let request = Request { checkpoint: None, ..request.clone() };
+        Self::on(Gpu::rehearsal(profile)).run(model, &request, None, &mut |_| Ok(())).map(drop)
+    }
+
     fn run(
         &self,
         model: &Model,
@@ -171,7 +184,9 @@ impl Engine {
             settings.tiling = saved.tiling()?;
         }
         let precision = request.precision.resolve(self.gpu.profile())?;
-        denoise::check_memory(&self.gpu, model, &settings)?;
+        if saved.is_none() {
+            self.rehearse(model, request)?;
+        }
         settings.tile = tiles::settle(&self.gpu, model, &settings)?;
         if let Some(saved) = saved {
             saved.check(&self.gpu, &settings.recipe(model, precision))?;

@@ -99,6 +99,20 @@ pub struct Conditions<'g> {
     pub control: Option<Control<'g>>,
 }
 
+/// Tokens of all texts together up to which they go through a block at once.
+const TOGETHER: usize = 4096;
+
+/// Texts that go through the blocks together.
+struct Group<'g> {
+    /// Their places among all.
+    texts: std::ops::Range<usize>,
+    /// \[B, L, C\]
+    x: Var<'g>,
+    /// The tokens of the branch that reads a control video, as x.
+    control: Option<Var<'g>>,
+    around: Surroundings<'g>,
+}
+
 impl WanTransformer {
     /// Opens the `transformer` folder of a diffusers pipeline.
     ///
@@ -248,39 +262,59 @@ impl WanTransformer {
         self.vace.as_ref().map(|vace| vace.tokens(latents, self.config.patch))
     }
 
-    /// The velocity \[B, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], for the B texts of `given`.
+    /// The velocities \[1, C, F, H, W\] at latents \[1, C, F, H, W\] and timestep `time` \[R\], one for each of the B texts of
+    /// `given`.
     ///
     /// R is 1, or the number of the grid's frames when each has its own timestep. Matrix products and attention run in `compute`;
     /// norms, modulation, gated residuals and the time embedding in f32.
+    ///
+    /// Where there are few tokens the texts go through a block together, which keeps a device busy; where there are many,
+    /// one after the other, and what is between a block's input and its output is there for one of them only.
     #[track_caller]
-    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, given: &Conditions<'g>, compute: DType) -> Var<'g> {
+    pub fn forward<'g>(&self, latents: Var<'g>, time: Var<'g>, given: &Conditions<'g>, compute: DType) -> Vec<Var<'g>> {
         let graph = latents.graph();
         let shape = latents.shape();
         let grid: [usize; 3] = std::array::from_fn(|axis| shape[axis + 2] / self.config.patch[axis]);
         let batch = given.key_bias.shape()[0];
+        let together = if batch * grid.iter().product::<usize>() <= TOGETHER { batch } else { 1 };
         let (time, modulation) = self.embed_time(time);
-        let around = Surroundings { modulation, rope: self.rope(graph, grid), key_bias: given.key_bias, compute };
+        let rope = self.rope(graph, grid);
+        let (contexts, of_control) = given.blocks.split_at(self.blocks.len().min(given.blocks.len()));
+        let vace = self.vace.as_ref().zip(given.control.as_ref());
 
         let weight = graph.weight(&self.patch_weight);
-        let mut x = latents.patch_embed(weight, graph.weight(&self.patch_bias), self.config.patch, batch);
-        let (contexts, of_control) = given.blocks.split_at(self.blocks.len().min(given.blocks.len()));
-        let mut control = self
-            .vace
-            .as_ref()
-            .zip(given.control.as_ref())
-            .map(|(vace, control)| (vace, control, x.add(control.tokens)));
+        let tokens = latents.patch_embed(weight, graph.weight(&self.patch_bias), self.config.patch, together);
+        let control = vace.map(|(_, control)| tokens.add(control.tokens));
+        let mut groups: Vec<Group<'g>> = (0..batch)
+            .step_by(together.max(1))
+            .map(|first| {
+                let texts = first..first + together;
+                let key_bias = given.key_bias.slice(texts.clone());
+                let around = Surroundings { modulation, rope, key_bias, compute };
+                Group { texts, x: tokens, control, around }
+            })
+            .collect();
         for (i, (block, context)) in self.blocks.iter().zip(contexts).enumerate() {
-            x = {
-                let _scope = graph.scope(format_args!("blocks.{i}"));
-                block.forward(x, *context, &around)
-            };
-            if let Some((vace, control, state)) = &mut control {
-                x = vace.step(i, x, state, of_control, &control.scales, &around);
+            for Group { texts, x, control, around } in &mut groups {
+                *x = {
+                    let _scope = graph.scope(format_args!("blocks.{i}"));
+                    block.forward(*x, context.of(texts.clone()), around)
+                };
+                if let Some(((vace, given), state)) = vace.zip(control.as_mut()) {
+                    let contexts = of_control.iter().map(|context| context.of(texts.clone()));
+                    *x = vace.step(i, *x, state, contexts, &given.scales, around);
+                }
             }
         }
         let [shift, scale] = add_table::<2>(graph.weight(&self.table), time);
-        let x = self.proj_out.apply(x.ada_norm(shift, scale, self.config.eps, DType::F32));
-        x.unpatchify(grid, self.config.patch)
+        let velocity = |x: Var<'g>| {
+            let x = self.proj_out.apply(x.ada_norm(shift, scale, self.config.eps, DType::F32));
+            x.unpatchify(grid, self.config.patch)
+        };
+        let velocities: Vec<Var<'g>> = groups.iter().map(|group| velocity(group.x)).collect();
+        let one = [1, self.out_channels(), shape[2], shape[3], shape[4]];
+        let of_group = |all: Var<'g>| (0..together).map(move |b| all.slice(b..b + 1).reshape(one));
+        velocities.into_iter().flat_map(of_group).collect()
     }
 
     /// Timesteps \[R\] -> the time embedding \[R, C\] and the blocks' modulation \[R, 6 C\].

@@ -109,16 +109,16 @@ impl Vace {
         layer: usize,
         x: Var<'g>,
         state: &mut Var<'g>,
-        contexts: &[Context<'g>],
+        mut contexts: impl Iterator<Item = Context<'g>>,
         scales: &[f32],
         around: &Surroundings<'g>,
     ) -> Var<'g> {
         let Some(i) = self.blocks.iter().position(|vace| vace.after == layer) else { return x };
-        let (Some(context), Some(&scale)) = (contexts.get(i), scales.get(i)) else { return x };
+        let (Some(context), Some(&scale)) = (contexts.nth(i), scales.get(i)) else { return x };
         let graph = x.graph();
         let VaceBlock { block, proj_out, .. } = &self.blocks[i];
         let _scope = graph.scope(format_args!("vace_blocks.{i}"));
-        *state = block.forward(*state, *context, around);
+        *state = block.forward(*state, context, around);
         let said = state.cast(around.compute);
         if scale == 1.0 {
             return proj_out.add_to(x, said);
