@@ -24,7 +24,7 @@ fn run(gpu: &Gpu, model: &Model) -> Result<Video, Error> {
 }
 
 /// A device of its own: what others hold on the shared one would count.
-fn own(memory: Option<u64>) -> Gpu {
+pub(crate) fn own(memory: Option<u64>) -> Gpu {
     let options = GpuOptions { device: std::env::var("MUTOSCOPE_DEVICE").ok(), memory, ..Default::default() };
     Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -1,15 +1,15 @@
 //! The VAE on tiles, against diffusers' tiled_decode and tiled_encode, and when it is used.
 
 use mutoscope::Error;
-use mutoscope::graph::DeviceProfile;
 use mutoscope::media::{Frame, read_recipe};
-use mutoscope::pipeline::{Engine, Event, Model, Precision, Request, Settings, Tile, Tiling};
+use mutoscope::pipeline::{Engine, Event, Model, Plan, Precision, Request, Settings, Tile, Tiling};
 use mutoscope::tensor::HostTensor;
 use serde_json::Value;
 
 use crate::cli::{mutoscope, refused};
 use crate::device::gpu;
 use crate::golden::{Golden, count, distance, pipeline, text};
+use crate::memory::own;
 use crate::pipelines::worst_frame;
 
 fn open(case: &Value) -> Model {
@@ -78,9 +78,9 @@ fn tiles_come_when_memory_asks_for_them() {
         precision: Precision::F32,
         ..Request::new("a cat walks on grass")
     };
+    let device = own(None);
     let run = |memory: Option<u64>, tiling: Tiling| {
-        let profile = DeviceProfile { memory, ..gpu().profile().clone() };
-        let engine = Engine::on(gpu().restricted(profile));
+        let engine = Engine::on(memory.map_or_else(|| device.clone(), |memory| device.within(memory)));
         let mut settled: Option<Settings> = None;
         let mut frames = Vec::new();
         let video = engine.generate(&model, &Request { tiling, ..request.clone() }, &mut |event| {
@@ -105,6 +105,10 @@ fn tiles_come_when_memory_asks_for_them() {
                 if let Some(tile) = tile {
                     assert!(tile.size.is_multiple_of(32) && tile.stride == tile.size / 4 * 3, "{tile}");
                     assert_ne!(frames, whole, "tiles show");
+                    let profile = device.within(memory).profile().clone();
+                    let plan = Plan::new(&model, &request, &profile).unwrap_or_else(|e| panic!("{e}"));
+                    assert_eq!(plan.settings.tile, Some(tile));
+                    assert!(plan.peak() <= memory, "{} bytes were planned of {memory}", plan.peak());
                     // What it chose is what anyone may ask for.
                     let (_, same) = run(None, Tiling::On(tile)).unwrap_or_else(|e| panic!("{e}"));
                     assert_eq!(frames, same);

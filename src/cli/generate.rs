@@ -78,7 +78,8 @@ pub struct Arguments {
     ///
     /// {"event":"start",...} with all settings, {"event":"progress","phase","step","steps","fraction","elapsed"} with the
     /// phases text, encode (with known frames or a video), denoise and decode,
-    /// {"event":"checkpoint","step","steps","error"} with --checkpoint, and {"event":"done","out","frames","seconds",...} or
+    /// {"event":"tiling","size","stride"} when the device asks for tiles, {"event":"checkpoint","step","steps","error"} with
+    /// --checkpoint, and {"event":"done","out","frames","seconds",...} or
     /// {"event":"error","code","message"}.
     #[arg(long)]
     json: bool,
@@ -213,6 +214,7 @@ fn generate(
                     settings.clone_from(settled);
                     if let Some(tile) = settings.tile {
                         reporter.note(&tiling::told(tile));
+                        reporter.event(&json!({"event": "tiling", "size": tile.size, "stride": tile.stride}))?;
                     }
                 }
                 Ok(())

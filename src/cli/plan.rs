@@ -130,6 +130,9 @@ fn lines(
         output::bytes(model.bytes()),
         output::bytes(plan.host_bytes()),
     ));
+    if let Some(tile) = plan.settings.tile {
+        lines.push(format!("VAE      on tiles of {} pixels, {} from one to the next", tile.size, tile.stride));
+    }
     lines.push(match total {
         Some(total) => format!("time     about {}", output::duration(total)),
         None => "time     unknown until this device is measured once: add --measure".into(),
@@ -166,6 +169,6 @@ fn object(plan: &Plan, model: &Model, adapter: &AdapterSummary, memory: Option<u
         "model": model.name(), "device": adapter.profile.name, "precision": plan.precision.name(),
         "width": width, "height": height, "frames": frames, "fps": fps, "steps": steps,
         "budget": memory, "gpu_bytes": plan.peak(), "host_bytes": plan.host_bytes(), "weight_bytes": model.bytes(),
-        "phases": phases,
+        "vae_tile": plan.settings.tile.map(|tile| tile.to_string()), "phases": phases,
     })
 }

@@ -174,7 +174,7 @@ pub(super) fn check_memory(gpu: &Gpu, model: &Model, latents: [usize; 5], tile: 
     let [_, _, frames, rows, columns] = latents;
     let grid = Tile::of_decoder(tile, model, [rows, columns]);
     let kind = if grid.count() > 1 { Pixels::Values } else { Pixels::Bytes };
-    gpu.fits(&chunk(model, grid.largest(), frames == 1, kind)?.0)
+    Chunks::check_memory(gpu, frames > 1, |first| chunk(model, grid.largest(), first, kind))
 }
 
 /// \[T, H, W\] pixels of four bytes -> T pictures.

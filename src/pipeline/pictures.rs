@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::known::known_latents;
-use super::stream::{Chunk, record};
+use super::stream::{Chunk, Chunks, record};
 use super::tiles::{Grid, Seams, TilePrograms};
 use super::{Conditioning, Event, Model, Phase, Settings, Tile};
 use crate::error::{Error, Result};
@@ -221,5 +221,8 @@ pub(super) fn check_memory(
     tile: Option<Tile>,
 ) -> Result<()> {
     let grid: Grid = Tile::of_encoder(tile, model, [rows, columns]);
-    if steps == 0 { Ok(()) } else { gpu.fits(&chunk(model, grid.largest(), steps == 1)?.0) }
+    if steps == 0 {
+        return Ok(());
+    }
+    Chunks::check_memory(gpu, steps > 1, |first| chunk(model, grid.largest(), first))
 }

@@ -48,6 +48,14 @@ impl Chunks {
         Ok(Self { first, next, memory })
     }
 
+    /// Whether a device with nothing else on it has the memory for them, by a rehearsal: nothing is allocated.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn check_memory(gpu: &Gpu, more: bool, record: impl Fn(bool) -> Result<Chunk>) -> Result<()> {
+        Self::new(&Gpu::rehearsal(gpu.profile().clone()), more, record).map(drop)
+    }
+
     /// Makes them ready for another video's first chunk.
     pub fn forget(&self, gpu: &Gpu) -> Result<()> {
         self.memory.iter().try_for_each(|(_, tensor)| gpu.clear(tensor))

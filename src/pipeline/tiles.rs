@@ -281,18 +281,24 @@ impl Tiling {
                 other => other,
             }),
             Self::Auto => {
-                let Err(whole) = fits(None) else { return Ok(None) };
+                let whole = match fits(None) {
+                    Ok(()) => return Ok(None),
+                    Err(error @ Error::OutOfMemory(_)) => error,
+                    Err(other) => return Err(other),
+                };
                 // In units whose three quarters are whole latents.
-                let largest = rows.max(columns).saturating_sub(1) / 4;
-                let sides = (1..=largest).rev().map(|n| 4 * n * unit).filter(|&side| side >= SMALLEST);
-                for tile in sides.map(|size| Tile { size, stride: size / 4 * 3 }) {
-                    match fits(Some(tile)) {
-                        Ok(()) => return Ok(Some(tile)),
-                        Err(Error::OutOfMemory(_)) => {}
+                let tile = |n: usize| Tile { size: 4 * n * unit, stride: 3 * n * unit };
+                let mut found = None;
+                let (mut low, mut high) = (SMALLEST.div_ceil(4 * unit), rows.max(columns).div_ceil(4));
+                while low < high {
+                    let middle = low + (high - low) / 2;
+                    match fits(Some(tile(middle))) {
+                        Ok(()) => (found, low) = (Some(tile(middle)), middle + 1),
+                        Err(Error::OutOfMemory(_)) => high = middle,
                         Err(other) => return Err(other),
                     }
                 }
-                Err(whole)
+                found.map(Some).ok_or(whole)
             }
         }
     }
