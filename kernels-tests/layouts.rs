@@ -104,6 +104,11 @@ fn authors_config(name: &str, folder: &str, to: &Path) {
         "num_layers": ours["num_layers"], "ffn_dim": ours["ffn_dim"], "freq_dim": ours["freq_dim"], "text_len": 512,
         "in_dim": ours["in_channels"], "out_dim": ours["out_channels"], "eps": ours["eps"],
     });
+    let mut theirs = theirs;
+    if !ours["vace_layers"].is_null() {
+        theirs["vace_layers"] = ours["vace_layers"].clone();
+        theirs["vace_in_dim"] = ours["vace_in_channels"].clone();
+    }
     std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
     std::fs::write(to, theirs.to_string()).expect("written");
 }
@@ -196,21 +201,21 @@ fn latents(engine: &Engine, model: &Model, request: &Request) -> Vec<u32> {
 }
 
 /// The first case of each golden pipeline that has to be asked for pictures or not.
-fn cases<'g>(plain: &'g Golden, pictures: &'g Golden) -> Vec<(&'g str, &'g Golden, &'g Value)> {
+fn cases<'g>(goldens: &'g [Golden]) -> Vec<(&'g str, &'g Golden, &'g Value)> {
     let first = |golden: &'g Golden, name: &str| golden.list("cases").iter().find(|case| case["pipeline"] == name);
     let of = |name: &'static str| {
-        let golden = if first(plain, name).is_some() { plain } else { pictures };
-        (name, golden, first(golden, name).unwrap_or_else(|| panic!("no case of {name}")))
+        let found = goldens.iter().find_map(|golden| Some((name, golden, first(golden, name)?)));
+        found.unwrap_or_else(|| panic!("no case of {name}"))
     };
-    // Two residual blocks and one, sharded bf16; the residual VAE; two transformers; CLIP for one picture and for two.
-    ["a", "b", "d", "e", "f", "g"].map(of).into()
+    // Two residual blocks and one, sharded bf16; the residual VAE; two transformers; CLIP for one picture and for two; VACE.
+    ["a", "b", "d", "e", "f", "g", "h"].map(of).into()
 }
 
 #[test]
 fn every_layout_gives_the_latents_of_diffusers_folder() {
-    let (plain, pictures) = (Golden::open("pipelines"), Golden::open("known"));
+    let goldens = ["pipelines", "known", "vace"].map(Golden::open);
     let engine = Engine::on(gpu());
-    for (name, golden, case) in cases(&plain, &pictures) {
+    for (name, golden, case) in cases(&goldens) {
         let request = asked(golden, case);
         let expected = latents(&engine, &open(&ModelFiles::new(pipeline(name))), &request);
         let folder = tempfile::tempdir().expect("a folder");

@@ -10,6 +10,7 @@ mod embedded;
 mod failures;
 mod files;
 mod golden;
+mod inspect;
 mod kernels;
 mod known;
 mod layouts;

@@ -57,3 +57,18 @@ fn token_ids_are_those_of_transformers() {
     }
     assert_eq!(longest, MAX_TOKENS, "some prompt is cut");
 }
+
+#[test]
+fn a_sentencepiece_model_gives_the_ids_that_it_gives_transformers() {
+    let tokenizer = Tokenizer::open(goldens().join("spiece")).unwrap_or_else(|e| panic!("{e}"));
+    let file = Tokenizer::open(goldens().join("spiece/spiece.model")).unwrap_or_else(|e| panic!("{e}"));
+    for case in cases("spiece.json") {
+        let given = text(&case, "text");
+        let expected: Vec<u64> =
+            case["ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id")).collect();
+        for tokenizer in [&tokenizer, &file] {
+            let got: Vec<u64> = tokenizer.encode(given).expect("ids").into_iter().map(u64::from).collect();
+            assert_eq!(got, expected, "{given:?}");
+        }
+    }
+}

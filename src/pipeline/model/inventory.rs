@@ -210,6 +210,15 @@ impl Inventory {
             return;
         }
         self.transformer = self.one(found, Network::Transformer, "--transformer");
+        // Half of a pair makes no video that anyone wants; whoever names it by an option knows what it is.
+        let half = self.transformer.as_ref().filter(|_| files.transformer.is_none() && files.transformer_low.is_none());
+        let (side, option) = match half.map(|half| half.side) {
+            Some(Side::High) => ("high", "--transformer-low"),
+            Some(Side::Low) => ("low", "--transformer, and this one with --transformer-low"),
+            Some(Side::Unsaid) | None => return,
+        };
+        let place = half.map(|half| half.place.display().to_string()).unwrap_or_default();
+        self.problems.push(format!("{place} is by its name the half for {side} noise: give the other with {option}"));
     }
 
     /// The only one there is; of several, none, and a problem.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use rule::Rule;
 pub use settings::{Settings, settings};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::Archive;
 
 /// A network of a pipeline.
@@ -146,12 +146,33 @@ pub struct Found {
     pub tensors: BTreeMap<String, Origin>,
 }
 
+/// What tells transformers of Wan's kin that are not supported, by parts of their tensors' names.
+const KIN: &[(&str, &str)] = &[
+    ("face_adapter.", "Wan 2.2 Animate"),
+    ("motion_encoder.", "Wan 2.2 Animate"),
+    ("audio_injector.", "Wan 2.2 S2V"),
+    ("casual_audio_encoder.", "Wan 2.2 S2V"),
+    ("control_adapter.", "Wan Fun Camera"),
+    ("ref_conv.", "Wan Fun Control"),
+    ("add_ref_proj.", "Phantom or another model of references"),
+    ("audio_proj.", "MultiTalk or FantasyTalking"),
+    ("recam.", "ReCamMaster"),
+];
+
 impl Found {
     /// The tensors of the network in our names, with the scales that their files have for them.
     ///
     /// # Errors
-    /// [`Error::Tensor`](crate::Error::Tensor) for weights that are quantised in a way that is not known.
+    /// [`Error::Tensor`] for weights that are quantised in a way that is not known, [`Error::Model`] for a transformer of
+    /// Wan's kin that is known by name and not supported.
     pub fn open(&self, archive: &Archive) -> Result<Archive> {
+        let kin = |name: &String| KIN.iter().find(|(mark, _)| name.contains(mark)).map(|(_, kin)| kin);
+        let kin = (self.network == Network::Transformer).then(|| self.tensors.keys().find_map(kin)).flatten();
+        if let Some(kin) = kin {
+            let reason =
+                format!("this is a transformer of {kin}, which is not supported; T2V, I2V, FLF2V, TI2V and VACE are");
+            return Err(Error::model(archive.path(), reason));
+        }
         archive.view(scales::sources(archive, self)?)
     }
 }

@@ -73,20 +73,7 @@ pub(super) fn sources(archive: &Archive, found: &Found) -> Result<Vec<(String, S
 
 fn source(archive: &Archive, origin: &Origin, scale: Option<&f32>) -> Result<Source> {
     let mut source = Source::new(&origin.name);
-    let mut shape = archive.shape_of(&origin.name).map(|shape| shape.dims().to_vec());
-    // GGUF of image models: dimensions that ggml has no room for are in the metadata.
-    let original =
-        archive.metadata(&format!("comfy.gguf.orig_shape.{}", origin.name)).and_then(|value| value.numbers());
-    if let Some(original) = original {
-        let dims: Vec<usize> = original.iter().map(|&n| n as usize).collect();
-        if shape.as_ref() != Some(&dims) {
-            let fits = crate::tensor::Shape::checked(&dims).ok_or_else(|| {
-                archive.error(&origin.name, format!("the metadata gives it the shape {dims:?}, which cannot be used"))
-            })?;
-            source = source.reshaped(fits);
-            shape = Some(dims);
-        }
-    }
+    let shape = archive.shape_of(&origin.name).map(|shape| shape.dims().to_vec());
     if origin.squeeze
         && let Some(dims) = &shape
         && dims.first() == Some(&1)

@@ -159,7 +159,7 @@ fn heads(
     };
     let heads = match said {
         Some(heads) if fits(heads) => heads,
-        _ if dim.is_multiple_of(HEAD) => {
+        _ if dim > 0 && dim.is_multiple_of(HEAD) => {
             if let Some(said) = said {
                 let sized = size.map(|size| format!(" of {size}")).unwrap_or_default();
                 let heads = dim / HEAD;
@@ -248,7 +248,7 @@ fn clip(archive: &Archive, has_config: bool) -> Result<Shapes> {
         "num_hidden_layers": count(archive, "encoder.layers."),
         "num_channels": colours,
         "patch_size": patch,
-        "image_size": positions.saturating_sub(1).isqrt() * patch,
+        "image_size": positions.saturating_sub(1).isqrt().saturating_mul(patch),
     });
     let usual = match has_config {
         // transformers leaves out of the file what its class has anyway.
