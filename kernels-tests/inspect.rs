@@ -80,13 +80,28 @@ fn rest(root: &Path, residual: bool) {
         ("norm.weight", vec![4096]),
     ];
     let z = if residual { 48 } else { 16 };
-    let resample = if residual { "decoder.upsamples.0.upsamples.3.resample.1.bias" } else { "decoder.upsamples.3.resample.1.bias" };
-    let block = if residual { "decoder.upsamples.0.upsamples.0.residual.0.gamma" } else { "decoder.upsamples.0.residual.0.gamma" };
+    let resample = if residual {
+        "decoder.upsamples.0.upsamples.3.resample.1.bias"
+    } else {
+        "decoder.upsamples.3.resample.1.bias"
+    };
+    let block = if residual {
+        "decoder.upsamples.0.upsamples.0.residual.0.gamma"
+    } else {
+        "decoder.upsamples.0.residual.0.gamma"
+    };
+    let last = if residual {
+        "decoder.upsamples.0.upsamples.2.residual.0.gamma"
+    } else {
+        "decoder.upsamples.2.residual.0.gamma"
+    };
     let vae = [
         ("conv2.weight", vec![z, z, 1, 1, 1]),
         ("decoder.head.2.weight", vec![if residual { 12 } else { 3 }, 96, 3, 3, 3]),
         (resample, vec![96]),
         (block, vec![96, 1, 1, 1]),
+        // Three residual blocks come before what resamples.
+        (last, vec![96, 1, 1, 1]),
     ];
     let clip = [
         ("visual.cls_embedding", vec![1, 1, 1280]),
@@ -173,7 +188,8 @@ fn real_models_are_known_and_run_as_by_their_authors() {
         let heads = found.parts[0].settings.as_ref().and_then(|s| s.get::<u64>("num_attention_heads").ok());
         assert_eq!(heads, Some(transformer.dim / 128), "{kind}");
         if transformer.control > 0 {
-            let layers: Vec<usize> = found.parts[0].settings.as_ref().and_then(|s| s.get("vace_layers").ok()).expect("there");
+            let layers: Vec<usize> =
+                found.parts[0].settings.as_ref().and_then(|s| s.get("vace_layers").ok()).expect("there");
             let step = if transformer.depth == 30 { 2 } else { 5 };
             assert_eq!(layers, (0..transformer.control).map(|i| i * step).collect::<Vec<_>>(), "{kind}");
         }
@@ -187,10 +203,18 @@ fn what_a_folder_says_of_itself_goes_before_its_kind() {
     rest(&root, false);
     let transformer = root.join("diffusion_pytorch_model.safetensors");
     Transformer { pictures: 1, ..PICTURE }.write(&transformer);
-    let run = |root: &Path| Inspection::of(&ModelFiles::new(root)).unwrap_or_else(|e| panic!("{e}")).run.expect("whole");
+    let run =
+        |root: &Path| Inspection::of(&ModelFiles::new(root)).unwrap_or_else(|e| panic!("{e}")).run.expect("whole");
     assert_eq!((run(&root).defaults.width, run(&root).defaults.shift_480p), (832, Some(3.0)));
     let scheduler = root.join("scheduler/scheduler_config.json");
     std::fs::create_dir_all(scheduler.parent().expect("a folder")).expect("a folder");
+    // What diffusers' conversion writes for nearly every model says nothing of this one.
+    let text = r#"{"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": true, "prediction_type": "flow_prediction",
+                   "flow_shift": 3.0}"#;
+    std::fs::write(&scheduler, text).expect("written");
+    let converted = run(&root);
+    assert_eq!((converted.sampler.sampler, converted.sampler.shift), (Sampler::UniPc, 5.0));
+    assert_eq!(converted.defaults.shift_480p, Some(3.0));
     let text = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 7.0}"#;
     std::fs::write(&scheduler, text).expect("written");
     std::fs::write(root.join("defaults.json"), r#"{"steps": 4, "guidance": 1.0}"#).expect("written");
@@ -200,13 +224,23 @@ fn what_a_folder_says_of_itself_goes_before_its_kind() {
 }
 
 #[test]
+fn parts_that_do_not_fit_are_told() {
+    let files = ModelFiles { vae: Some(pipeline("d").join("vae")), ..ModelFiles::new(pipeline("a")) };
+    let found = Inspection::of(&files).unwrap_or_else(|e| panic!("{e}"));
+    let says = |text: &String| text.contains("16 channels, and the VAE 8") && text.contains("--vae");
+    assert!(found.problems.iter().any(says), "{:?}", found.problems);
+}
+
+#[test]
 fn half_a_pair_and_models_of_wans_kin_are_told() {
     let folder = tempfile::tempdir().expect("a folder");
     rest(folder.path(), false);
     let half = folder.path().join("wan2.2_t2v_high_noise_14B.safetensors");
     LARGE.write(&half);
     let found = Inspection::of(&ModelFiles::new(&half)).unwrap_or_else(|e| panic!("{e}"));
-    assert!(found.problems.iter().any(|text| text.contains("half for high noise") && text.contains("--transformer-low")));
+    assert!(
+        found.problems.iter().any(|text| text.contains("half for high noise") && text.contains("--transformer-low"))
+    );
     // The other half, called the same, is found by itself.
     LARGE.write(&folder.path().join("wan2.2_t2v_low_noise_14B.safetensors"));
     let found = Inspection::of(&ModelFiles::new(&half)).unwrap_or_else(|e| panic!("{e}"));
@@ -214,7 +248,10 @@ fn half_a_pair_and_models_of_wans_kin_are_told() {
     let animate = folder.path().join("animate.safetensors");
     sparse(
         &animate,
-        &[("blocks.0.self_attn.q.weight".into(), vec![8, 8]), ("face_adapter.fuser_blocks.0.k_norm.weight".into(), vec![8])],
+        &[
+            ("blocks.0.self_attn.q.weight".into(), vec![8, 8]),
+            ("face_adapter.fuser_blocks.0.k_norm.weight".into(), vec![8]),
+        ],
     );
     let found = Inspection::of(&ModelFiles::new(&animate)).unwrap_or_else(|e| panic!("{e}"));
     assert!(found.problems.iter().any(|text| text.contains("Wan 2.2 Animate")), "{:?}", found.problems);

@@ -8,6 +8,7 @@ use super::candidate::Candidate;
 use super::files::ModelFiles;
 use super::inventory::Inventory;
 use super::kind::{Pictures, Traits};
+use super::parts::{Part, Parts};
 use crate::error::Result;
 use crate::sampling::SamplerConfig;
 use crate::weights::layout::{Layout, Network};
@@ -180,6 +181,7 @@ impl Inspection {
         }
         match inventory.parts() {
             Ok(parts) => {
+                found.problems.extend(misfits(&parts));
                 found.kind = parts.kind;
                 let traits = Traits::of(&parts.transformer, parts.transformer_low.is_some())?;
                 let inputs = inputs(&traits, parts.index.expand_timesteps);
@@ -194,6 +196,27 @@ impl Inspection {
     pub fn bytes(&self) -> u64 {
         self.parts.iter().map(PartReport::bytes).sum()
     }
+}
+
+/// Where the parts do not fit each other.
+fn misfits(parts: &Parts) -> Vec<String> {
+    let number = |part: &Part, key: &str| part.config.get::<usize>(key).unwrap_or(0);
+    let mut problems = Vec::new();
+    for transformer in [Some(&parts.transformer), parts.transformer_low.as_ref()].into_iter().flatten() {
+        let pairs = [
+            ("channels", "out_channels", "VAE", &parts.vae, "z_dim", "--vae"),
+            ("features of text", "text_dim", "text encoder", &parts.text_encoder, "d_model", "--text-encoder"),
+        ];
+        for (what, ours, name, other, theirs, option) in pairs {
+            let (takes, has) = (number(transformer, ours), number(other, theirs));
+            if takes != has {
+                let role = transformer.role;
+                problems
+                    .push(format!("the {role} has {takes} {what}, and the {name} {has}: give another with {option}"));
+            }
+        }
+    }
+    problems
 }
 
 /// What is known of a network, and what is wrong with it.

@@ -17,8 +17,9 @@ use crate::weights::layout::Network;
 
 /// Folders that name their tokenizer so belong to another network than UMT5.
 const OTHER_TOKENIZERS: &[&str] = &["xlm-roberta", "clip", "qwen", "llama"];
-/// The shift of diffusers' folders of Wan, for models that are none of Wan's and come without scheduler config.
-const USUAL_SHIFT: f64 = 3.0;
+/// The shift that diffusers' conversion of Wan's models writes into folders of nearly all of them, whatever their authors
+/// run them with (`scripts/convert_wan_to_diffusers.py`); that of models that are none of Wan's and say nothing.
+const CONVERTED_SHIFT: f64 = 3.0;
 /// Where diffusers' folders say what is done to pictures before CLIP.
 const PROCESSOR: &str = "image_processor/preprocessor_config.json";
 const PROCESSOR_FILE: &str = "preprocessor_config.json";
@@ -371,18 +372,21 @@ impl Inventory {
             index.boundary = traits.index(false).boundary;
         }
         let scheduler = self.scheduler()?;
+        let converted = SamplerConfig::new(Sampler::UniPc).with_shift(CONVERTED_SHIFT)?;
+        let says_shift = scheduler.as_ref().is_some_and(|scheduler| *scheduler != converted);
         let mut defaults = match kind {
-            Some(kind) => kind.defaults(&self.place.to_string_lossy(), scheduler.is_some()),
+            Some(kind) => kind.defaults(&self.place.to_string_lossy(), says_shift),
             None => Defaults::default(),
         };
         if let Some(config) = self.source.as_ref().map(|source| source.config("defaults.json")).transpose()?.flatten() {
             defaults = defaults.read(&config)?;
         }
         let sampler = match (scheduler, kind) {
+            (Some(sampler), Some(kind)) if !says_shift => sampler.with_shift(kind.shift)?,
             (Some(sampler), _) => sampler,
             // The authors' own program.
             (None, Some(kind)) => SamplerConfig::new(Sampler::UniPcWan).with_shift(kind.shift)?,
-            (None, None) => SamplerConfig::new(Sampler::UniPc).with_shift(USUAL_SHIFT)?,
+            (None, None) => converted,
         };
         let networks = [Some(&transformer), Some(&text_encoder), Some(&vae), image_encoder.as_ref()];
         let mut texts: Vec<(String, Vec<u8>)> =

@@ -207,8 +207,8 @@ impl Traits {
 
 impl Kind {
     /// What its authors run it with; `name` is what the model is called, for one thing that no dimension tells: which of
-    /// two sizes an I2V was trained for. The shift of 480p counts where no scheduler config gives another.
-    pub fn defaults(&self, name: &str, has_scheduler: bool) -> Defaults {
+    /// two sizes an I2V was trained for. The shift of 480p counts where no scheduler config says another.
+    pub fn defaults(&self, name: &str, says_shift: bool) -> Defaults {
         let small = self.traits.dim == LARGE.dim && name.to_ascii_lowercase().contains("480p");
         let (width, height) = if small { (832, 480) } else { self.size };
         Defaults {
@@ -219,7 +219,7 @@ impl Kind {
             steps: self.steps,
             guidance: self.guidance,
             guidance_low: self.guidance_low,
-            shift_480p: self.shift_480p.filter(|_| !has_scheduler),
+            shift_480p: self.shift_480p.filter(|_| !says_shift),
             negative: self.negative.text(),
         }
     }

@@ -154,3 +154,25 @@ fn other_models_are_not_taken_for_ours() {
     let others = ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "xblocks.0.self_attn.q.weight", ""];
     assert!(recognise(others).is_empty());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_names_are_sorted_out(
+        names in proptest::collection::vec(
+            "(decoder.upsamples.|decoder.up_blocks.|encoder.downsamples.|blocks.|visual.|)([0-9]{1,22}.|upsamples.|resnets.|)\
+             ([0-9]{1,22}.|)(residual.|resample.|attn.|)[0-9a-z.]{0,6}",
+            0..12,
+        ),
+    ) {
+        let markers = DIALECTS.iter().map(|dialect| dialect.marker);
+        let names: Vec<&str> = names.iter().map(String::as_str).chain(markers).collect();
+        for found in recognise(names.iter().copied()) {
+            proptest::prop_assert!(found.tensors.values().all(|origin| names.contains(&origin.name.as_str())));
+        }
+        for (network, layout) in DIALECTS.iter().map(|dialect| (dialect.network, dialect.layout)) {
+            layout.theirs(network, names.iter().copied());
+        }
+    }
+}
