@@ -40,6 +40,11 @@ impl Golden {
         list
     }
 
+    /// A number that all cases share.
+    pub fn number(&self, key: &str) -> usize {
+        count(&self.cases, key)
+    }
+
     /// A case's tensor, if it has one of this name.
     pub fn find(&self, case: &Value, name: &str) -> Option<HostTensor> {
         let name = format!("{}.{name}", text(case, "key"));

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::cli::{mutoscope, refused};
 use crate::device::gpu;
 use crate::golden::{Golden, count, pipeline, text};
-use crate::pipelines::{compare, request, worst_frame};
+use crate::pipelines::{compare, compare_f16, request, worst_frame};
 
 /// A golden pipeline that takes known frames. Where it does not as it stands, its tokens get timesteps of their own by
 /// another model_index.json.
@@ -67,6 +67,19 @@ fn frames_and_latents_are_those_of_diffusers() {
         let (_folder, model) = open(text(case, "pipeline"), "WanImageToVideoPipeline");
         let request = Request { known: known(&golden, case), ..request(case, Precision::F32) };
         compare(&engine, &model, &request, &golden, case);
+    }
+}
+
+#[test]
+fn pictures_seen_by_clip_are_near_enough_in_f16_or_refused() {
+    let golden = Golden::open("known");
+    let engine = Engine::on(gpu());
+    // One of each kind that sees pictures so.
+    for name in ["f", "g"] {
+        let case = golden.list("cases").iter().find(|case| text(case, "pipeline") == name).expect("a case");
+        let (_folder, model) = open(name, "");
+        let request = Request { known: known(&golden, case), ..request(case, Precision::F16) };
+        compare_f16(&engine, &model, &request, &golden, case);
     }
 }
 

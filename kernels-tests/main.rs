@@ -24,6 +24,7 @@ mod properties;
 mod quant;
 mod quantised_models;
 mod sampling;
+mod sizes;
 mod text;
 mod tidy;
 mod tiling;

@@ -23,7 +23,7 @@ use crate::golden::{Golden, count, distance, pipeline, text};
 const NETWORK: f64 = 5e-5;
 
 /// Runs a recording on the device; inputs by name, in the order of the recording.
-fn run(recording: &Recording, inputs: &BTreeMap<String, HostTensor>) -> BTreeMap<String, Vec<f64>> {
+pub(crate) fn run(recording: &Recording, inputs: &BTreeMap<String, HostTensor>) -> BTreeMap<String, Vec<f64>> {
     let program = gpu().compile(recording, &[]).unwrap_or_else(|e| panic!("{e}"));
     for (name, value) in inputs {
         program.write(name, value).unwrap_or_else(|e| panic!("{e}"));
@@ -41,7 +41,7 @@ fn run_twins(recording: &Recording, inputs: &BTreeMap<String, HostTensor>) -> BT
 }
 
 /// Makes the last operation of each scope named `PREFIX.N` an output of that name.
-fn expose(recording: &mut Recording, prefix: &str) {
+pub(crate) fn expose(recording: &mut Recording, prefix: &str) {
     let mut last = BTreeMap::new();
     for (id, node) in recording.nodes.iter().enumerate() {
         if matches!(node.kind, NodeKind::Op { .. }) && node.scope.starts_with(prefix) {
@@ -133,7 +133,7 @@ fn transformer_blocks_and_velocity() {
 }
 
 /// Text states \[1, rows, E\] and key bias as the pipeline makes them for `padded` rows in all.
-fn with_padding(states: &HostTensor, rows: usize, padded: usize) -> (HostTensor, HostTensor) {
+pub(crate) fn with_padding(states: &HostTensor, rows: usize, padded: usize) -> (HostTensor, HostTensor) {
     let dim = states.shape().last();
     let (mut values, mut bias) = (states.to_f32(), vec![0f32; rows]);
     if padded > rows {
@@ -241,7 +241,7 @@ fn through(record: impl Fn(bool) -> Chunk, chunks: &[HostTensor], name: &str) ->
 }
 
 /// Frames `range` of [1, C, T, H, W] as [t, H, W, C].
-fn frames_last(video: &HostTensor, range: Range<usize>) -> HostTensor {
+pub(crate) fn frames_last(video: &HostTensor, range: Range<usize>) -> HostTensor {
     let [channels, all, rows, columns] = [1, 2, 3, 4].map(|axis| video.shape()[axis]);
     let (plane, values) = (rows * columns, video.to_f32());
     let of_frame = |t: usize| (0..plane).flat_map(move |i| (0..channels).map(move |c| (c * all + t) * plane + i));

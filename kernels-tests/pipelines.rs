@@ -58,17 +58,23 @@ fn f16_is_near_enough_or_refused() {
     let engine = Engine::on(gpu());
     // One case of each pipeline: 3 steps with guidance.
     for case in golden.list("cases").iter().filter(|case| count(case, "steps") == 3) {
-        let result = engine.generate_frames(&open(case), &request(case, Precision::F16));
-        if !gpu().profile().f16 {
-            let error = result.expect_err("no f16 shaders");
-            assert!(matches!(error, Error::Request { .. }), "{error}");
-            continue;
-        }
-        let (_, frames) = result.unwrap_or_else(|e| panic!("{e}"));
-        let decibels = worst_frame(&frames, &golden.tensor(case, "frames"));
-        println!("{}: f16, worst frame {decibels:.1} dB", text(case, "key"));
-        assert!(decibels > 40.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
+        compare_f16(&engine, &open(case), &request(case, Precision::F16), &golden, case);
     }
+}
+
+/// Runs a request in f16, and holds its frames against those of a golden case; or, on devices without, sees it refused.
+pub(crate) fn compare_f16(engine: &Engine, model: &Model, request: &Request, golden: &Golden, case: &Value) {
+    let request = Request { precision: Precision::F16, ..request.clone() };
+    let result = engine.generate_frames(model, &request);
+    if !gpu().profile().f16 {
+        let error = result.expect_err("no f16 shaders");
+        assert!(matches!(error, Error::Request { .. }), "{error}");
+        return;
+    }
+    let (_, frames) = result.unwrap_or_else(|e| panic!("{e}"));
+    let decibels = worst_frame(&frames, &golden.tensor(case, "frames"));
+    println!("{}: f16, worst frame {decibels:.1} dB", text(case, "key"));
+    assert!(decibels > 40.0, "{}: worst frame {decibels:.1} dB", text(case, "key"));
 }
 
 #[test]

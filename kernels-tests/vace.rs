@@ -10,7 +10,7 @@ use crate::cli::{mutoscope, refused};
 use crate::device::gpu;
 use crate::golden::{Golden, count, pipeline, text};
 use crate::known::{copy, known, write};
-use crate::pipelines::{compare, request, worst_frame};
+use crate::pipelines::{compare, compare_f16, request, worst_frame};
 
 /// Pipeline h with both of its transformers, or with the first alone.
 fn folder(both: bool) -> tempfile::TempDir {
@@ -74,6 +74,13 @@ fn frames_and_latents_are_those_of_diffusers() {
         let model = open(&folder(case["both"].as_bool().expect("a flag")));
         compare(&engine, &model, &asked(&golden, case), &golden, case);
     }
+}
+
+#[test]
+fn f16_is_near_enough_or_refused() {
+    let golden = Golden::open("vace");
+    let (engine, case) = (Engine::on(gpu()), &golden.list("cases")[3]);
+    compare_f16(&engine, &open(&folder(false)), &asked(&golden, case), &golden, case);
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::graph::Var;
 use crate::kernels::attention::AttentionBias;
+use crate::kernels::matmul::Epilogue;
 use crate::kernels::pointwise::Activation;
 use crate::nn::{LayerNorm, Linear};
-use crate::tensor::{DType, HostTensor, Weight};
+use crate::tensor::{DType, Weight};
 use crate::weights::{Archive, Config, Scope};
 
 /// What the encoder's constructor needs beyond the shapes of its tensors.
@@ -157,12 +158,13 @@ impl ClipVision {
     pub fn forward<'g>(&self, pixels: Var<'g>) -> Var<'g> {
         let graph = pixels.graph();
         let [channels, patch] = self.patch;
-        let (dim, side) = (self.dim(), self.side());
-        let no_bias = graph.constant(HostTensor::from_f32([dim], &vec![0.0; dim]));
+        let (dim, across) = (self.dim(), self.side() / patch);
+        // A convolution whose stride is its size: a linear layer over the values of a patch.
         let patches = pixels
-            .reshape([1, channels, 1, side, side])
-            .patch_embed(graph.weight(&self.patch_weight), no_bias, [1, patch, patch], 1)
-            .reshape([self.tokens() - 1, dim]);
+            .reshape([channels, across, patch, across, patch])
+            .permute(&[1, 3, 0, 2, 4])
+            .reshape([across * across, channels * patch * patch])
+            .matmul(graph.weight(&self.patch_weight), Epilogue::default());
         let tokens = graph.weight(&self.class).reshape([1, dim]).concat(patches);
         let placed = tokens.add(graph.weight(&self.positions)).reshape([1, self.tokens(), dim]);
         let mut x = self.norm.apply(placed, DType::F32);
