@@ -97,7 +97,7 @@ fn transformer(golden: &Golden, case: &Value) -> Results {
     let blocks = model.contexts(graph.constant(states), pictures, DType::F32);
     let conditions = Conditions { blocks, key_bias: graph.constant(bias), control: None };
     let time = graph.constant(HostTensor::from_f32([1], &[golden.number("time") as f32]));
-    graph.output("velocity", model.forward(graph.constant(latents), time, &conditions, DType::F32));
+    graph.output("velocity", model.forward(graph.constant(latents), time, &conditions, DType::F32)[0]);
     let mut recording = finish(graph);
     expose(&mut recording, "blocks.");
     let mut results = run(&recording, &BTreeMap::new());

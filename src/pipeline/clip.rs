@@ -117,7 +117,7 @@ impl ImageProcessor {
             resize: Some((Size::Shortest(side), Filter::Bicubic)),
             crop: Some([side; 2]),
             rescale: Some(1.0 / 255.0),
-            normalize: Some(([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11])),
+            normalize: Some(([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1])),
         }
     }
 
