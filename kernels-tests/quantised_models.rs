@@ -72,11 +72,12 @@ fn archive(tensors: &Tensors) -> Archive {
         plain.into_iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     mutoscope::weights::save_safetensors(&path, &plain, &[]).expect("saved");
     let plain = std::fs::read(&path).expect("read").into();
-    Archive::from_parts("model", [("plain.safetensors", plain), ("blocks.gguf", gguf(&blocks).into())]).expect("opened")
+    Archive::from_parts("model", [("plain.safetensors", plain), ("blocks.gguf", gguf(&blocks, &[]).into())])
+        .expect("opened")
 }
 
-/// A GGUF file, version 3, without metadata.
-fn gguf(tensors: &[(&String, &HostTensor)]) -> Vec<u8> {
+/// A GGUF file, version 3, whose metadata say that tensors were stored under other shapes than these.
+fn gguf(tensors: &[(&String, &HostTensor)], shapes: &[(&str, &[i32])]) -> Vec<u8> {
     let number = |dtype: DType| match dtype {
         DType::Q4_0 => 2u32,
         DType::Q8_0 => 8,
@@ -84,7 +85,16 @@ fn gguf(tensors: &[(&String, &HostTensor)]) -> Vec<u8> {
         other => panic!("{other} is not written here"),
     };
     let mut file = [b"GGUF", &3u32.to_le_bytes()[..]].concat();
-    file.extend([tensors.len() as u64, 0].iter().flat_map(|n| n.to_le_bytes()));
+    file.extend([tensors.len() as u64, shapes.len() as u64].iter().flat_map(|n| n.to_le_bytes()));
+    for (name, dims) in shapes {
+        let key = format!("comfy.gguf.orig_shape.{name}");
+        file.extend((key.len() as u64).to_le_bytes());
+        file.extend(key.bytes());
+        // An array of i32.
+        file.extend([9u32, 5].iter().flat_map(|n| n.to_le_bytes()));
+        file.extend((dims.len() as u64).to_le_bytes());
+        file.extend(dims.iter().flat_map(|n| n.to_le_bytes()));
+    }
     let mut data: Vec<u8> = Vec::new();
     for (name, tensor) in tensors {
         file.extend((name.len() as u64).to_le_bytes());
@@ -252,4 +262,21 @@ fn a_text_encoder_with_its_table_quantised_gives_the_states_of_its_values() {
         println!("{dtype}: {error:.1e} from its own values, {changed:.1e} from those before quantisation");
         assert!(error < SAME && changed > CHANGED, "{dtype}: {error:e}, {changed:e}");
     }
+}
+
+#[test]
+fn blocks_of_what_is_no_matrix_are_expanded() {
+    let stored = normal(Shape::from([6, 256]), 7, 1.0).quantise(DType::Q8_0).expect("whole blocks");
+    let (name, dims) = ("patch_embedding.weight".to_owned(), [48, 16, 1, 2, 1]);
+    let file = gguf(&[(&name, &stored)], &[(&name, &dims.map(|dim| dim as i32))]);
+    let archive = Archive::from_parts("model", [("model.gguf", file.into())]).expect("opened");
+    let tensor = archive.tensor(&name).expect("a convolution");
+    assert_eq!((tensor.shape().dims(), tensor.dtype()), (&dims[..], DType::F32));
+    assert_eq!(tensor.to_f32(), stored.to_f32());
+
+    let plain = gguf(&[(&name, &stored)], &[]);
+    let archive = Archive::from_parts("model", [("model.gguf", plain.into())]).expect("opened");
+    assert_eq!(archive.tensor(&name).expect("a matrix").dtype(), DType::Q8_0);
+    let view = archive.view([("conv".to_owned(), Source::new(&name).reshaped(dims))]).expect("a view");
+    assert_eq!(view.tensor("conv").expect("a convolution").to_f32(), stored.to_f32());
 }

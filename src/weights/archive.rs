@@ -369,7 +369,8 @@ impl Change {
                 debug_assert!(i < parts);
                 tensor.rows(i * rows..(i + 1) * rows)
             }
-            Self::Shape(shape) => tensor.reshape(shape),
+            // Of blocks that rows of this shape would cut: expanded.
+            Self::Shape(shape) => tensor.reshape(shape).or_else(|| tensor.expand().reshape(shape)),
             Self::Scale(scale) => tensor.clone().with_scale(scale),
             Self::Add(ref delta) => delta.add(tensor),
         }

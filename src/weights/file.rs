@@ -154,7 +154,7 @@ impl TensorFile {
         let shape = Shape::checked(&entry.dims)
             .ok_or_else(|| refuse(format!("{} dimensions are more than can be used", entry.dims.len())))?;
         self.elements(entry)
-            .and_then(|bytes| HostTensor::from_bytes(shape, dtype, bytes))
+            .and_then(|bytes| in_shape(shape, dtype, bytes))
             .ok_or_else(|| refuse(format!("{dtype}{shape} is not what lies at {:?}", entry.range)))
     }
 
@@ -195,6 +195,12 @@ impl fmt::Debug for TensorFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} tensors, {} bytes)", self.path.display(), self.tensors.len(), self.data.len())
     }
+}
+
+/// A tensor over bytes; of blocks that its rows would cut (a convolution that was stored as a matrix), expanded.
+fn in_shape(shape: Shape, dtype: DType, bytes: Bytes) -> Option<HostTensor> {
+    HostTensor::from_bytes(shape, dtype, bytes.clone())
+        .or_else(|| HostTensor::from_bytes([shape.count()], dtype, bytes)?.expand().reshape(shape))
 }
 
 /// Which container a file is, by its first bytes, or why it is none.
