@@ -5,6 +5,7 @@
 mod checkpoint;
 mod cli;
 mod combine;
+mod convert;
 mod device;
 mod embedded;
 mod failures;
@@ -18,6 +19,7 @@ mod loras;
 mod media;
 mod memory;
 mod models;
+mod mutations;
 mod pipelines;
 mod portability;
 mod properties;

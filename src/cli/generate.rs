@@ -383,7 +383,7 @@ fn done(settings: &Settings, model: &Model, reporter: &Reporter, out: &Path, lat
 }
 
 /// Lets Ctrl-C (and, on Unix, a termination signal) end the run at the next submission; the second time, at once.
-fn listen(cancelled: &Arc<AtomicBool>) {
+pub fn listen(cancelled: &Arc<AtomicBool>) {
     let ignored = ignored_signals();
     let flag = cancelled.clone();
     // Without a handler, Ctrl-C still ends the program.

@@ -1,6 +1,7 @@
 //! The command line: arguments to library calls. The only code that prints.
 
 mod control;
+mod convert;
 mod doctor;
 mod generate;
 mod inspect;
@@ -98,6 +99,7 @@ enum Command {
     Resume(resume::Arguments),
     Plan(Box<plan::Arguments>),
     Inspect(inspect::Arguments),
+    Convert(convert::Arguments),
     Doctor(doctor::Arguments),
     Ops(ops::Arguments),
 }
@@ -130,6 +132,7 @@ fn run(arguments: &[OsString]) -> u8 {
         Command::Resume(arguments) => resume::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Ops(arguments) => ops::run(&arguments),
     };

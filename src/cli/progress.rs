@@ -33,6 +33,8 @@ pub struct Reporter {
     current: Option<Stretch>,
     /// Seconds of the phases that are over, in the order they first came.
     phases: Vec<(Phase, f64)>,
+    /// When there was last a line of what has no phases.
+    last_line: Option<Instant>,
 }
 
 /// An uninterrupted part of a run in one phase.
@@ -71,7 +73,7 @@ impl Reporter {
             }
             (false, false) => Sink::Lines,
         };
-        Self { sink, json, quiet, start: Instant::now(), current: None, phases: Vec::new() }
+        Self { sink, json, quiet, start: Instant::now(), current: None, phases: Vec::new(), last_line: None }
     }
 
     /// Seconds since the start.
@@ -148,6 +150,33 @@ impl Reporter {
                     "fraction": fraction,
                     "elapsed": elapsed,
                 });
+                return self.event(&event);
+            }
+            Sink::Nowhere => {}
+        }
+        Ok(())
+    }
+
+    /// So many bytes of work without phases are done.
+    pub fn bytes(&mut self, what: &'static str, done: u64, total: u64) -> mutoscope::Result<()> {
+        let fraction = done as f64 / total.max(1) as f64;
+        let of = format!("{:.0} of {:.0} MB", done as f64 / 1e6, total as f64 / 1e6);
+        match &self.sink {
+            Sink::Bar(bar) => {
+                bar.set_prefix(what);
+                bar.set_message(of);
+                bar.set_position((fraction * TICKS as f64) as u64);
+            }
+            Sink::Lines => {
+                let since = self.last_line.get_or_insert_with(Instant::now);
+                if since.elapsed().as_secs_f64() >= LINE_SECONDS {
+                    *since = Instant::now();
+                    output::note(format_args!("{what}: {of}"));
+                }
+            }
+            Sink::Json => {
+                let event =
+                    json!({"event": "progress", "phase": what, "fraction": fraction, "elapsed": self.elapsed()});
                 return self.event(&event);
             }
             Sink::Nowhere => {}

@@ -7,6 +7,7 @@
 
 mod archive;
 mod config;
+mod convert;
 mod delta;
 mod file;
 mod fingerprint;
@@ -26,6 +27,7 @@ mod hostile;
 
 pub use archive::{Archive, Source};
 pub use config::Config;
+pub use convert::{Converted, conversion_type, convert, open_for_conversion};
 pub use file::{Container, RawTensor, TensorFile};
 pub use fingerprint::Fingerprint;
 pub use lora::{Adapted, Lora};

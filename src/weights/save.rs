@@ -109,7 +109,7 @@ pub fn load_tensor(path: impl AsRef<Path>, name: &str) -> Result<HostTensor> {
 }
 
 /// Writes a file under a temporary name beside its own and renames it when complete.
-fn write_whole(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()); // through links, when it exists
     let existing = fs::metadata(&path).ok();
     if existing.as_ref().is_some_and(fs::Metadata::is_dir) {
