@@ -53,7 +53,9 @@ impl Gpu {
         }
         let memory = self.profile().memory.map(|memory| memory.saturating_sub(aside));
         let rest = self.restricted(DeviceProfile { memory, ..self.profile().clone() });
-        let first = Compiler::new(&rest, largest, bound, false, Workspace::default())?.compile()?;
+        let mut first = Compiler::new(&rest, largest, bound, false, Workspace::default())?.compile()?;
+        // Once it is compiled it may use what was set aside, to be read back.
+        first.gpu = self.clone();
         let mut programs = vec![first];
         for recording in others {
             let offered = programs[0].workspace.clone();

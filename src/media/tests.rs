@@ -426,36 +426,3 @@ proptest::proptest! {
         };
     }
 }
-
-/// Every encoder says of a full disk what the system says, and so the error can tell what to do.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_is_an_error_of_the_disk() {
-    let full = || std::io::BufWriter::new(fs::File::options().write(true).open("/dev/full").expect("there"));
-    let (size, rate, path) = ((64, 48), Rate::new(16.0).expect("a rate"), Path::new("full"));
-    // Noise, which no encoder makes small enough for a buffer.
-    let rgb = (0..64 * 48 * 3u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let frame = Frame::new(64, 48, rgb).expect("a picture");
-    let encoders: [(&str, &dyn Fn() -> Result<(), Fault>); 4] = [
-        ("mp4", &|| {
-            let mut encoder = mp4::Mp4::new(full(), size, 9, rate, "{}".into())?;
-            (0..9).try_for_each(|_| encoder.push(&frame))?;
-            encoder.finish()
-        }),
-        ("gif", &|| {
-            let mut encoder = gif::Gif::new(full(), (64, 48), rate, "{}")?;
-            (0..9).try_for_each(|_| encoder.push(&frame))?;
-            encoder.finish()
-        }),
-        ("apng", &|| {
-            let mut encoder = png::Apng::new(full(), size, 9, rate, "{}")?;
-            (0..9).try_for_each(|_| encoder.push(&frame))?;
-            encoder.finish()
-        }),
-        ("png", &|| png::write_still(full(), &frame, "{}")),
-    ];
-    for (name, encode) in encoders {
-        let error = encode().expect_err("full").at(path);
-        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("disk is full"), "{name}: {error}");
-    }
-}
