@@ -131,7 +131,8 @@ impl Saved {
     pub(super) fn check(&self, gpu: &Gpu, recipe: &Recipe) -> Result<()> {
         let refuse = |reason: String| Err(Error::request("resume", format!("{}: {reason}", self.path.display())));
         let json = |recipe: &Recipe| serde_json::to_value(recipe).map_err(|e| Error::Internal(e.to_string()));
-        let (was, now) = (json(&self.recipe)?, json(recipe)?);
+        // Through the same text as the one in the file, whose numbers may be read a last bit off.
+        let (was, now) = (json(&self.recipe)?, json(&Recipe::from_json(&recipe.to_json()?)?)?);
         let value = |recipe: &Value, key: &str| match &recipe[key] {
             Value::String(text) => text.clone(),
             other => other.to_string(),
