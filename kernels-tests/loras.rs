@@ -90,7 +90,8 @@ fn every_dialect_gives_the_same_bits() {
         (format!("{block}{}", &rest[..at]), rest[at..].to_owned())
     };
     let peft = |end: String| end.replace("lora_down", "lora_A").replace("lora_up", "lora_B");
-    let dialects: [(&str, &dyn Fn(&str) -> String); 7] = [
+    type Rename<'f> = &'f dyn Fn(&str) -> String;
+    let dialects: [(&str, Rename); 7] = [
         ("ComfyUI's", &|name| format!("model.{name}")),
         ("with lora_A", &|name| peft(name.to_owned())),
         ("kohya's", &|name| {
@@ -224,7 +225,8 @@ fn what_fits_nothing_is_refused_by_name() {
         message
     };
     let [down, up] = ["lora_down", "lora_up"].map(|factor| format!("{layer}.{factor}.weight"));
-    let cases: [(&[(&str, HostTensor)], &[&str]); 9] = [
+    type Tensors<'t> = &'t [(&'t str, HostTensor)];
+    let cases: [(Tensors, &[&str]); 9] = [
         (
             &[("diffusion_model.blocks.7.self_attn.q.diff_b", tensor(&[32]))],
             &["`diffusion_model.blocks.7.self_attn.q.diff_b`", "no layer"],

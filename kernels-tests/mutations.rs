@@ -11,6 +11,7 @@ use mutoscope::models::umt5::Umt5Config;
 use mutoscope::models::wan_transformer::WanTransformerConfig;
 use mutoscope::models::wan_vae::WanVaeConfig;
 use mutoscope::sampling::SamplerConfig;
+use mutoscope::text::Tokenizer;
 use mutoscope::weights::{Archive, Config, Lora, TensorFile};
 
 use crate::golden::{folder, pipeline};
@@ -220,6 +221,20 @@ fn settings() {
     run("scheduler", &sound, 1000, |bytes| 64 * 1024 + 200 * bytes as u64, &|path| {
         let bytes = std::fs::read(path).expect("written");
         SamplerConfig::from_json(path, &bytes).err().into_iter().collect()
+    });
+}
+
+#[test]
+fn tokenizers() {
+    let sound =
+        files(&[pipeline("a").join("tokenizer/tokenizer.json"), pipeline("c").join("tokenizer/tokenizer.json")]);
+    let sound: Vec<_> = sound.into_iter().enumerate().map(|(i, (_, bytes))| (format!("{i}.json"), bytes)).collect();
+    run("tokenizer", &sound, 400, |bytes| (4 << 20) + 200 * bytes as u64, &|path| {
+        let tokenizer = match Tokenizer::open(path) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => return vec![error],
+        };
+        tokenizer.encode("a red circle \u{1f3a8} moves").err().into_iter().collect()
     });
 }
 

@@ -62,7 +62,11 @@ impl Tokenizer {
     pub fn from_bytes(path: impl AsRef<Path>, json: &[u8], config: Option<&[u8]>) -> Result<Self> {
         let path = path.as_ref();
         let broken = |e: &dyn std::fmt::Display| broken(path, e);
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| broken(&e))?;
+        // The library panics on a decoder that is not what it expects, and nothing is decoded here.
+        let mut content: serde_json::Map<String, Value> = serde_json::from_slice(json).map_err(|e| broken(&e))?;
+        content.remove("decoder");
+        let content = Value::from(content).to_string();
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&content)).map_err(|e| broken(&e))?;
         let class = match config {
             Some(config) => class_name(&path.with_file_name("tokenizer_config.json"), config)?,
             None => None,
@@ -99,7 +103,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's file promises what it does not hold (an unknown token that is not in the vocabulary).
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(prompt, true);
+        let encoding = guarded(|| self.inner.encode_fast(prompt, true));
         let encoding = encoding.map_err(|e| Error::model(&self.path, format!("the prompt has no tokens: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -114,6 +118,12 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("path", &self.path).finish_non_exhaustive()
     }
+}
+
+/// A call into the library, whose panics over broken files are errors as well.
+fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    outcome.unwrap_or_else(|_| Err("it breaks the library that reads it".into()))
 }
 
 fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Error {
