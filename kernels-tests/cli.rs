@@ -50,7 +50,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn help_teaches() {
     let all = stdout(&mutoscope(&["--help"]));
-    for part in ["Examples:", "Exit codes:", "generate", "doctor", "ops"] {
+    for part in ["Examples:", "Exit codes:", "generate", "inspect", "doctor", "ops"] {
         assert!(all.contains(part), "{part}: {all}");
     }
     let generate = stdout(&mutoscope(&["generate", "--help"]));

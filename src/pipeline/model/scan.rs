@@ -61,11 +61,18 @@ impl Scan {
             return Ok(scan);
         }
         let mut budget = MOST_ENTRIES;
-        scan.folder(path, path, DEEPEST, &mut budget)?;
+        if !scan.folder(path, DEEPEST, &mut budget)? {
+            let reason = format!("it holds more than {MOST_ENTRIES} files; name a model's own folder, or its files");
+            return Err(Error::model(path, reason));
+        }
         Ok(scan)
     }
 
-    /// Looks through the folder that a file lies in; where that is one of ComfyUI's, through its neighbours too.
+    /// Looks through the folder that a file lies in and the folders there; where that is one of ComfyUI's, through its
+    /// neighbours too. What it has no time for it leaves out: nobody named these folders.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
     pub fn around(file: &Path) -> Result<Self> {
         let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let is_kind = |folder: &Path| {
@@ -74,19 +81,24 @@ impl Scan {
         let parent = std::fs::canonicalize(parent).map_err(|error| Error::io(parent, error))?;
         // A kind may have folders of its own: diffusion_models/wan/file.safetensors.
         let root = parent.ancestors().take(3).find(|folder| is_kind(folder)).and_then(Path::parent);
-        Self::at(root.unwrap_or(&parent))
+        let (mut scan, mut budget) = (Self::default(), MOST_ENTRIES);
+        match root {
+            Some(root) => scan.folder(root, DEEPEST, &mut budget)?,
+            // google/umt5-xxl is two folders down.
+            None => scan.folder(&parent, 2, &mut budget)?,
+        };
+        Ok(scan)
     }
 
-    fn folder(&mut self, root: &Path, folder: &Path, depth: usize, budget: &mut usize) -> Result<()> {
+    /// Whether it got through the folder, and those below it to some depth, before the budget of entries was spent. Folders
+    /// below that cannot be read are only noted.
+    fn folder(&mut self, folder: &Path, depth: usize, budget: &mut usize) -> Result<bool> {
         let mut names = Vec::new();
         let mut below = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))? {
             let entry = entry.map_err(|error| Error::io(folder, error))?;
-            *budget = budget.checked_sub(1).ok_or_else(|| {
-                let reason =
-                    format!("it holds more than {MOST_ENTRIES} files; name a model's own folder, or its files");
-                Error::model(root, reason)
-            })?;
+            let Some(left) = budget.checked_sub(1) else { return Ok(false) };
+            *budget = left;
             let Ok(name) = entry.file_name().into_string() else { continue };
             if name.starts_with('.') {
                 continue;
@@ -109,12 +121,14 @@ impl Scan {
                 self.others.push((place, reason(error)));
             }
         }
-        if depth > 0 {
-            for folder in below {
-                self.folder(root, &folder, depth - 1, budget)?;
+        for folder in below.into_iter().filter(|_| depth > 0) {
+            match self.folder(&folder, depth - 1, budget) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => self.others.push((folder, reason(error))),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A file that was named: an index stands for its shards, and one of several shards for all.

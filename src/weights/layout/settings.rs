@@ -57,7 +57,8 @@ pub fn settings(network: Network, archive: &Archive, config: Option<Config>) -> 
     values.extend(given.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())));
     for (key, value) in shapes.decided {
         if let Some(said) = given.get(&key).filter(|said| **said != value && !(said.is_null() && is_default(&value))) {
-            corrections.push(format!("`{key}` is {said} in {}, and {value} by the tensors", name_of(&path)));
+            let by_tensors = if value.is_null() { "nothing".into() } else { value.to_string() };
+            corrections.push(format!("`{key}` is {said} in {}, and {by_tensors} by the tensors", name_of(&path)));
         }
         values.insert(key, value);
     }
@@ -122,6 +123,10 @@ fn transformer(archive: &Archive) -> Result<Shapes> {
         "eps": 1e-6,
         "rope_max_seq_len": 1024,
     }));
+    // What is not there is decided, too: copies of T2V are found with the config of an I2V.
+    for key in ["image_dim", "added_kv_proj_dim", "pos_embed_seq_len", "vace_in_channels"] {
+        decided.insert(key.into(), Value::Null);
+    }
     let picture = "condition_embedder.image_embedder";
     if let Some(image) = archive.shape_of(&format!("{picture}.norm1.weight")) {
         decided.insert("image_dim".into(), json!(image.count()));
@@ -186,7 +191,9 @@ fn heads(
 fn control(archive: &Archive, values: &mut Map<String, Value>, corrections: &mut Vec<String>) {
     let (blocks, control) = (count(archive, "blocks."), count(archive, "vace_blocks."));
     if control == 0 {
-        values.remove("vace_layers");
+        if values.remove("vace_layers").is_some_and(|said| !said.is_null()) {
+            corrections.push("`vace_layers` are given, and no tensors of VACE are there".into());
+        }
         return;
     }
     let said = values.get("vace_layers").and_then(Value::as_array).map(Vec::len);
@@ -348,6 +355,12 @@ mod tests {
         // 32 features are no heads of 128.
         let error = settings(Network::Transformer, &archive, None).expect_err("no heads").to_string();
         assert!(error.contains("num_attention_heads"), "{error}");
+        // A T2V beside the config of an I2V has no use for CLIP.
+        let wrong = r#"{"num_attention_heads": 2, "image_dim": 1280, "added_kv_proj_dim": 32, "vace_layers": [0]}"#;
+        let config = Config::parse("mirror/config.json", wrong).expect("JSON");
+        let found = settings(Network::Transformer, &archive, Some(config)).expect("settings");
+        assert!(!found.config.has("image_dim") && !found.config.has("vace_layers"));
+        assert_eq!(found.corrections.len(), 3, "{:?}", found.corrections);
     }
 
     const WIDE: &[(&str, &[usize])] = &[
