@@ -119,7 +119,6 @@ pub fn resume(arguments: Arguments, changes: Changes, saved: Saved) -> Outcome {
         save_latents: changes.save_latents.or(arguments.save_latents),
         json: changes.json,
         quiet: changes.quiet,
-        ..arguments
     };
     start_or_resume(arguments, Some(saved))
 }

@@ -114,7 +114,8 @@ impl Grid {
     /// Tiles in units of which a latent has `unit`, over so many rows and columns of latents.
     fn new(tile: Option<Tile>, unit: usize, [rows, columns]: [usize; 2]) -> Self {
         let Some(tile) = tile else {
-            return Self { rows: vec![0..rows], columns: vec![0..columns], stride: rows.max(columns) };
+            let whole = |side: usize| std::iter::once(0..side).collect();
+            return Self { rows: whole(rows), columns: whole(columns), stride: rows.max(columns) };
         };
         let (size, stride) = ((tile.size / unit).max(1), (tile.stride / unit).max(1));
         let spans = |side: usize| (0..side).step_by(stride).map(|at| at..(at + size).min(side)).collect();

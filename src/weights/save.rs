@@ -28,11 +28,11 @@ pub fn save_safetensors(
     write(path, tensors, metadata, |content| write_whole(path, content))
 }
 
-/// The same for a file that is written again and again by a process that may be killed while it does: the temporary file
-/// has one name, so that what a killed one left is overwritten by the next.
+/// The same for a file that is written again and again by processes that may be killed while they do: what they left is
+/// removed by the next.
 ///
 /// # Errors
-/// As [`save_safetensors`]; [`Error::Io`] when another process is writing the same file.
+/// As [`save_safetensors`].
 pub fn save_checkpoint(
     path: impl AsRef<Path>,
     tensors: &[(&str, HostTensor)],
@@ -131,39 +131,41 @@ pub(super) fn write_whole(path: &Path, write: impl Fn(&mut dyn Write) -> io::Res
     renamed
 }
 
-/// Writes `.NAME.part` beside a file and renames it when complete.
+/// Writes `.NAME.PROCESS.part` beside a file and renames it when complete; then those that killed processes left go.
 fn write_again(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()); // through links, when it exists
     let refuse = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, reason);
     if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
         return Err(refuse("this is not a file that could be replaced"));
     }
-    let name = path.file_name().ok_or_else(|| refuse("this names no file"))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".part");
-    let temporary = path.with_file_name(hidden);
-    let file = File::options().write(true).create(true).truncate(false).open(&temporary)?;
-    // The lock goes with the process, however it ends.
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => {
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another run is writing this file"));
-        }
-        // A file system that knows no locks.
-        Err(fs::TryLockError::Error(_)) | Ok(()) => {}
-    }
-    let written = file.set_len(0).and_then(|()| {
-        let mut out = BufWriter::new(&file);
+    let name = path.file_name().ok_or_else(|| refuse("this names no file"))?.to_string_lossy().into_owned();
+    let temporary = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let written = File::create(&temporary).and_then(|file| {
+        let mut out = BufWriter::new(file);
         write(&mut out)?;
-        out.flush()?;
-        drop(out);
-        file.sync_all()
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
     });
     let renamed = written.and_then(|()| fs::rename(&temporary, &path));
-    if renamed.is_err() {
-        let _ = fs::remove_file(&temporary); // the first error is the one to report
+    match renamed {
+        Ok(()) => sweep(&path, &name),
+        Err(_) => drop(fs::remove_file(&temporary)), // the first error is the one to report
     }
     renamed
+}
+
+/// Removes what processes that were killed left beside a file. One that lives, and writes the same file, is told so by its
+/// rename, which fails; neither writes into the other's.
+fn sweep(path: &Path, name: &str) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let other = entry.file_name();
+        let process = other.to_str().and_then(|other| other.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.'));
+        let process = process.and_then(|rest| rest.strip_suffix(".part"));
+        if process.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())) {
+            // Best effort: what cannot be removed is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
@@ -238,6 +240,25 @@ mod tests {
         let reserved = [("__metadata__", HostTensor::from_u32([1], &[1]))];
         save_safetensors(folder.path().join("b"), &reserved, &[]).expect_err("reserved");
         assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn what_killed_processes_left_beside_a_checkpoint_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.run");
+        for name in [".a.run.1.part", ".a.run.77.part", ".a.run.x.part", ".b.run.1.part", "a.run.1.part"] {
+            fs::write(folder.path().join(name), b"half").expect("written");
+        }
+        for _ in 0..2 {
+            save_checkpoint(&path, &sample(), &[]).expect("saved");
+            load_tensor(&path, "latents").expect("whole");
+        }
+        let listed = fs::read_dir(folder.path()).expect("listed").map(|e| e.expect("read").file_name());
+        let mut left: Vec<_> = listed.collect();
+        left.sort();
+        assert_eq!(left, [".a.run.x.part", ".b.run.1.part", "a.run", "a.run.1.part"]);
+        let error = save_checkpoint(folder.path(), &sample(), &[]).expect_err("a folder");
+        assert!(matches!(error, Error::Io { .. }), "{error}");
     }
 
     #[cfg(unix)]
