@@ -11,8 +11,8 @@ use super::tensor::CHUNK;
 use super::{Gpu, Program, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{
-    DeviceProfile, Dispatch, Leaf, Lowered, NodeId, NodeKind, Operand, Place, Recording, Residency, TensorType,
-    UNIFORM_ALIGNMENT, padded,
+    Dispatch, Leaf, Lowered, NodeId, NodeKind, Operand, Place, Recording, Residency, TensorType, UNIFORM_ALIGNMENT,
+    padded,
 };
 use crate::tensor::{DType, HostTensor, Weight};
 
@@ -33,6 +33,14 @@ impl Gpu {
         Compiler::new(self, recording, bound, false, Workspace::default())?.compile()
     }
 
+    /// As [`Gpu::compile`], in the working memory of a program that never runs at the same time.
+    ///
+    /// # Errors
+    /// As [`Gpu::compile`].
+    pub fn compile_beside(&self, other: &Program, recording: &Recording, bound: &[(&str, &Tensor)]) -> Result<Program> {
+        Compiler::new(self, recording, bound, false, other.workspace.clone())?.compile()
+    }
+
     /// Compiles graphs that never run at the same time, the one with the most activations first: the others work in its
     /// memory. They bind the same tensors.
     ///
@@ -51,9 +59,8 @@ impl Gpu {
             aside += lowered.beside_weights(recording, |name| bound.iter().any(|(other, _)| *other == name)) - spared;
             aside += read_back(recording, bound);
         }
-        let memory = self.profile().memory.map(|memory| memory.saturating_sub(aside));
-        let rest = self.restricted(DeviceProfile { memory, ..self.profile().clone() });
-        let mut first = Compiler::new(&rest, largest, bound, false, Workspace::default())?.compile()?;
+        let mut first =
+            Compiler::new(&self.reserving(aside), largest, bound, false, Workspace::default())?.compile()?;
         // Once it is compiled it may use what was set aside, to be read back.
         first.gpu = self.clone();
         let mut programs = vec![first];
@@ -100,6 +107,11 @@ impl Gpu {
                 memory >> 20
             ))
         };
+        eprintln!(
+            "DBG memory {memory} held {held} beside {beside} least {} nodes {} area {area}",
+            Residency::least(recording, known),
+            recording.nodes.len()
+        );
         let room = memory.checked_sub(held + beside).ok_or_else(too_much)?;
         let shared = Residency::within(recording, known, room + 2 * area).filter(|found| found.area <= area);
         shared.or_else(|| Residency::within(recording, known, room)).ok_or_else(too_much)

@@ -262,6 +262,13 @@ impl Gpu {
         self.restricted(DeviceProfile { memory: Some(memory), ..(*self.profile).clone() })
     }
 
+    /// The same device with `bytes` of its memory set aside for later.
+    #[must_use]
+    pub fn reserving(&self, bytes: u64) -> Self {
+        let memory = self.profile.memory.map(|memory| memory.saturating_sub(bytes));
+        self.restricted(DeviceProfile { memory, ..(*self.profile).clone() })
+    }
+
     /// What `wgpu` gave; `None` for a device that only counts.
     pub(super) fn live(&self) -> Option<&Live> {
         self.shared.live.as_ref()

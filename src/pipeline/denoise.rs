@@ -13,6 +13,27 @@ use crate::nn::{Context, KeyValue};
 use crate::sampling::{Combine, Slot};
 use crate::tensor::{DType, HostTensor};
 
+/// Refuses sizes for which no buffer of the device could hold one text's tokens, before anything is made that large.
+pub fn check_memory(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<()> {
+    let [_, _, frames, rows, columns] = settings.latents;
+    let [pt, ph, pw] = model.transformer.patch();
+    let tokens = (frames / pt) * (rows / ph) * (columns / pw);
+    let bytes = tokens as u64 * model.transformer.dim() as u64 * 4;
+    let most = gpu.profile().max_buffer.min(gpu.profile().memory.unwrap_or(u64::MAX));
+    if bytes > most {
+        return Err(Error::OutOfMemory(format!(
+            "{}x{} with {} frames is {tokens} tokens, whose features take {} MiB; this device can hold {} MiB in one \
+             buffer. Try a smaller --size or fewer --frames",
+            settings.width,
+            settings.height,
+            settings.frames,
+            bytes >> 20,
+            most >> 20
+        )));
+    }
+    Ok(())
+}
+
 /// What a run begins with.
 pub struct Given<'a> {
     /// The prompts.
@@ -210,8 +231,12 @@ fn compile(
     graph.assign(input("velocity", velocity), guided);
     let mut tensors: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(&bound).collect();
     tensors.extend([("sample", sample), ("velocity", velocity)]);
-    gpu.compile(&graph.finish()?, &tensors)
+    // Weights may fill what is left, but for what the sampler needs later: a result, and room to read it back.
+    gpu.reserving(2 * sample.ty().bytes() + SAMPLER).compile(&graph.finish()?, &tensors)
 }
+
+/// Bytes for the parameters and weights of the sampler's programs.
+const SAMPLER: u64 = 64 << 10;
 
 /// Runs the sampler's combinations, with one program for each set of buffers.
 struct Combiner<'a> {
@@ -250,6 +275,11 @@ impl Combiner<'_> {
         let weights = graph.input("weights", [sources.len()], DType::F32);
         graph.assign(target, Var::linear_combination(&terms, weights));
         let tensors: Vec<(&str, &Tensor)> = bound.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
-        self.gpu.compile(&graph.finish()?, &tensors)
+        let recording = graph.finish()?;
+        // They take turns.
+        match self.programs.values().next() {
+            Some(other) => self.gpu.compile_beside(other, &recording, &tensors),
+            None => self.gpu.compile(&recording, &tensors),
+        }
     }
 }

@@ -184,6 +184,7 @@ impl Engine {
             settings.tiling = saved.tiling()?;
         }
         let precision = request.precision.resolve(self.gpu.profile())?;
+        denoise::check_memory(&self.gpu, model, &settings)?;
         if saved.is_none() {
             self.rehearse(model, request)?;
         }
