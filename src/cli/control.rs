@@ -19,8 +19,8 @@ pub struct ControlArguments {
     #[arg(long, value_name = "FILE|DIR", requires = "video")]
     mask: Option<PathBuf>,
 
-    /// A picture of what the video is to show: a face, a thing, a place; may be repeated. Only VACE models take it
-    #[arg(long, value_name = "FILE")]
+    /// Pictures of what the video is to show: a face, a thing, a place. Only VACE models take them
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     reference: Vec<PathBuf>,
 
     /// How loudly the control speaks: one number, or one for each block that reads it, with commas between [default: 1]
