@@ -107,11 +107,6 @@ impl Gpu {
                 memory >> 20
             ))
         };
-        eprintln!(
-            "DBG memory {memory} held {held} beside {beside} least {} nodes {} area {area}",
-            Residency::least(recording, known),
-            recording.nodes.len()
-        );
         let room = memory.checked_sub(held + beside).ok_or_else(too_much)?;
         let shared = Residency::within(recording, known, room + 2 * area).filter(|found| found.area <= area);
         shared.or_else(|| Residency::within(recording, known, room)).ok_or_else(too_much)
