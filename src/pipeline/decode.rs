@@ -1,6 +1,6 @@
 //! Latents to frames, one latent frame at a time.
 
-use super::stream::{Chunk, Chunks, record};
+use super::stream::{Chunk, Chunks, Weights, record};
 use super::tiles::{Grid, Seams, TilePrograms};
 use super::{Event, Model, Phase, Tile};
 use crate::error::{Error, Result};
@@ -170,11 +170,17 @@ pub(super) fn chunk(model: &Model, [rows, columns]: [usize; 2], first: bool, kin
 }
 
 /// Refuses sizes that the device cannot decode on these tiles, before anything is computed.
-pub(super) fn check_memory(gpu: &Gpu, model: &Model, latents: [usize; 5], tile: Option<Tile>) -> Result<()> {
+pub(super) fn check_memory(
+    gpu: &Gpu,
+    model: &Model,
+    latents: [usize; 5],
+    tile: Option<Tile>,
+    weights: Weights,
+) -> Result<()> {
     let [_, _, frames, rows, columns] = latents;
     let grid = Tile::of_decoder(tile, model, [rows, columns]);
     let kind = if grid.count() > 1 { Pixels::Values } else { Pixels::Bytes };
-    Chunks::check_memory(gpu, frames > 1, |first| chunk(model, grid.largest(), first, kind))
+    Chunks::check_memory(gpu, frames > 1, weights, |first| chunk(model, grid.largest(), first, kind))
 }
 
 /// \[T, H, W\] pixels of four bytes -> T pictures.

@@ -263,7 +263,7 @@ impl Engine {
             return Err(Error::request("latents", reason));
         }
         let dims = [0, 1, 2, 3, 4].map(|axis| dims[axis]);
-        let fits = |tile| decode::check_memory(&self.gpu, model, dims, tile);
+        let fits = |tile, weights| decode::check_memory(&self.gpu, model, dims, tile, weights);
         let tile = tiling.settle(model, dims, &fits)?;
         decode::decode(&self.gpu, model, latents, tile, observer)
     }
@@ -290,7 +290,7 @@ impl Engine {
         }
         let steps = 1 + (frames.len() - 1) / model.frames_per_latent();
         let dims = [1, model.vae.channels(), steps, sides[0] / unit, sides[1] / unit];
-        let fits = |tile| pictures::check_memory(&self.gpu, model, dims, steps, tile);
+        let fits = |tile, weights| pictures::check_memory(&self.gpu, model, dims, steps, tile, weights);
         let tile = tiling.settle(model, dims, &fits)?;
         let picture = |frame: usize| frames.get(frame);
         let encoded = pictures::encode_tiles(&self.gpu, model, dims, tile, (steps, &picture), observer)?;

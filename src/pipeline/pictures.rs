@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::known::known_latents;
-use super::stream::{Chunk, Chunks, record};
+use super::stream::{Chunk, Chunks, Weights, record};
 use super::tiles::{Grid, Seams, TilePrograms};
 use super::{Conditioning, Event, Model, Phase, Settings, Tile};
 use crate::error::{Error, Result};
@@ -219,10 +219,11 @@ pub(super) fn check_memory(
     [_, _, _, rows, columns]: [usize; 5],
     steps: usize,
     tile: Option<Tile>,
+    weights: Weights,
 ) -> Result<()> {
     let grid: Grid = Tile::of_encoder(tile, model, [rows, columns]);
     if steps == 0 {
         return Ok(());
     }
-    Chunks::check_memory(gpu, steps > 1, |first| chunk(model, grid.largest(), first))
+    Chunks::check_memory(gpu, steps > 1, weights, |first| chunk(model, grid.largest(), first))
 }

@@ -12,6 +12,15 @@ pub(super) struct Chunks {
     memory: Vec<(String, Tensor)>,
 }
 
+/// What may become of the VAE's weights where memory is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weights {
+    /// They stay on the device.
+    Stay,
+    /// They may pass through it, once for each chunk.
+    Pass,
+}
+
 /// The graph of one chunk, and the frames that its layers remember.
 pub(super) type Chunk = (Recording, Vec<(String, TensorType)>);
 
@@ -52,8 +61,13 @@ impl Chunks {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn check_memory(gpu: &Gpu, more: bool, record: impl Fn(bool) -> Result<Chunk>) -> Result<()> {
-        Self::new(&Gpu::rehearsal(gpu.profile().clone()), more, record).map(drop)
+    pub fn check_memory(gpu: &Gpu, more: bool, weights: Weights, record: impl Fn(bool) -> Result<Chunk>) -> Result<()> {
+        let chunks = Self::new(&Gpu::rehearsal(gpu.profile().clone()), more, record)?;
+        let mut programs = std::iter::once(&chunks.first).chain(&chunks.next);
+        if weights == Weights::Stay && programs.any(|program| program.streamed_bytes() > 0) {
+            return Err(Error::OutOfMemory("the VAE's weights would be read anew for every latent frame".into()));
+        }
+        Ok(())
     }
 
     /// Makes them ready for another video's first chunk.

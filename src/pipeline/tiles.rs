@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::str::FromStr;
 
-use super::stream::{Chunk, Chunks};
+use super::stream::{Chunk, Chunks, Weights};
 use super::{Model, Settings, decode, pictures};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -242,9 +242,9 @@ const SMALLEST: usize = 64;
 /// [`Error::OutOfMemory`] when nothing fits that may be used.
 pub(super) fn settle(gpu: &Gpu, model: &Model, settings: &Settings) -> Result<Option<Tile>> {
     let (latents, steps) = (settings.latents, pictures::steps(model, settings));
-    settings.tiling.settle(model, latents, &|tile| {
-        decode::check_memory(gpu, model, latents, tile)?;
-        pictures::check_memory(gpu, model, latents, steps, tile)
+    settings.tiling.settle(model, latents, &|tile, weights| {
+        decode::check_memory(gpu, model, latents, tile, weights)?;
+        pictures::check_memory(gpu, model, latents, steps, tile, weights)
     })
 }
 
@@ -261,11 +261,25 @@ impl Settings {
 }
 
 impl Tiling {
-    /// The tiles for latents \[1, C, F, h, w\], when `fits` tells what does.
+    /// The tiles for latents \[1, C, F, h, w\], when `fits` tells what does: those with which the weights stay on the
+    /// device before those with which they pass through it, which costs more than seams do.
     ///
     /// # Errors
     /// As [`settle`].
     pub(super) fn settle(
+        self,
+        model: &Model,
+        latents: [usize; 5],
+        fits: &dyn Fn(Option<Tile>, Weights) -> Result<()>,
+    ) -> Result<Option<Tile>> {
+        let with = |weights| self.settle_with(model, latents, &|tile| fits(tile, weights));
+        match with(Weights::Stay) {
+            Err(Error::OutOfMemory(_)) => with(Weights::Pass),
+            settled => settled,
+        }
+    }
+
+    fn settle_with(
         self,
         model: &Model,
         [_, _, _, rows, columns]: [usize; 5],
