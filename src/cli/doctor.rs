@@ -171,7 +171,8 @@ fn describe(arguments: &Arguments, adapters: &[AdapterSummary], index: usize, op
         output::line(format_args!("     driver    {driver}"))?;
         output::line(format_args!("     features  {}", features(profile)))?;
         output::line(format_args!(
-            "     limits    binding {}, buffer {}, workgroup memory {}, {} invocations, {} storage buffers",
+            "     limits    memory {}, binding {}, buffer {}, workgroup memory {}, {} invocations, {} storage buffers",
+            profile.memory.map_or_else(|| "unknown".to_owned(), output::bytes),
             output::bytes(profile.max_binding),
             output::bytes(profile.max_buffer),
             output::bytes(u64::from(profile.max_workgroup_memory)),
@@ -227,6 +228,7 @@ fn report(arguments: &Arguments, adapters: &[AdapterSummary], index: usize, open
             "f16": profile.f16,
             "subgroups": profile.subgroups.map(|(least, most)| [least, most]),
             "timestamps": profile.timestamps,
+            "memory": profile.memory,
             "max_binding": profile.max_binding,
             "max_buffer": profile.max_buffer,
             "max_workgroup_memory": profile.max_workgroup_memory,
