@@ -96,3 +96,37 @@ fn what_cannot_fit_is_refused_with_what_it_takes() {
     let fewer = DeviceProfile { memory: Some(least * 4 / 5), ..profile };
     Plan::new(&model, &small(), &fewer).expect_err("less than the least");
 }
+
+#[test]
+fn the_program_plans_and_measures_once() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let plan = |further: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mutoscope"));
+        command.env("XDG_CACHE_HOME", cache.path()).args(["plan", "a red circle", "--size", "32x32", "--frames", "5"]);
+        command.args(["--steps", "2"]).args(further).output().expect("the binary runs")
+    };
+    let json = |further: &[&str]| {
+        let output = plan(&[&["--json"], further].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    let unmeasured = json(&[]);
+    let phases = unmeasured["phases"].as_array().expect("phases");
+    let names: Vec<&str> = phases.iter().filter_map(|phase| phase["phase"].as_str()).collect();
+    assert_eq!(names, ["text", "denoise", "decode"]);
+    assert!(phases.iter().all(|phase| phase["flops"].as_f64() > Some(1e6) && phase["gpu_bytes"].as_u64() > Some(0)));
+    if cfg!(target_os = "linux") {
+        assert!(phases.iter().all(|phase| phase["seconds"].is_null()), "nothing was measured yet");
+        let seconds = |plan: &serde_json::Value| plan["phases"][1]["seconds"].as_f64();
+        let measured = json(&["--measure"]);
+        assert!(seconds(&measured) > Some(0.0));
+        assert_eq!(seconds(&json(&[])), seconds(&measured), "it is remembered");
+    }
+    let told = plan(&["--vram", "4MB"]);
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.status.success() && text.contains("a step") && text.contains("at most 4 MiB"), "{text}");
+    let refused = plan(&["--vram", "1MB"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(6), "{text}");
+    assert!(text.contains("It would fit with --vram"), "{text}");
+}

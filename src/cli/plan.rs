@@ -5,7 +5,7 @@ use mutoscope::Error;
 use mutoscope::gpu::{AdapterSummary, Gpu, Ledger, adapters, choose};
 use mutoscope::graph::DeviceProfile;
 use mutoscope::ops::Speeds;
-use mutoscope::pipeline::{Model, Phase, Plan, Request, Settings};
+use mutoscope::pipeline::{EngineOptions, Model, Phase, Plan, Request, Settings};
 use serde_json::{Value, json};
 
 use super::request::RequestArguments;
@@ -55,7 +55,11 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let profile = DeviceProfile { memory, ..adapter.profile.clone() };
     let plan = Plan::new(&model, &request, &profile).map_err(|error| advise(error, &model, &request, &profile))?;
     let speeds = match arguments.measure {
-        true => Some(speeds::measure(&Gpu::open(&options)?, &adapter, plan.precision)?),
+        // The budget is the run's, not the measurement's.
+        true => {
+            let gpu = Gpu::open(&EngineOptions { memory: None, ..options })?;
+            Some(speeds::measure(&gpu, &adapter, plan.precision)?)
+        }
         false => speeds::known(&adapter, plan.precision),
     };
     if arguments.json {

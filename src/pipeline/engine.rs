@@ -168,8 +168,7 @@ impl Engine {
         let profile = self.gpu.profile();
         let memory = profile.memory.map(|memory| memory.saturating_sub(self.gpu.held_bytes()));
         let profile = DeviceProfile { memory, ..profile.clone() };
-        let request = Request { checkpoint: None, ..request.clone() };
-        Self::on(Gpu::rehearsal(profile)).run(model, &request, None, &mut |_| Ok(())).map(drop)
+        Self::on(Gpu::rehearsal(profile)).run(model, request, None, &mut |_| Ok(())).map(drop)
     }
 
     fn run(
