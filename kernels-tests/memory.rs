@@ -3,8 +3,10 @@
 
 use mutoscope::Error;
 use mutoscope::gpu::{Gpu, GpuOptions};
-use mutoscope::graph::DeviceProfile;
+use mutoscope::graph::{DeviceProfile, Graph, NodeId, Recording, Residency};
+use mutoscope::kernels::matmul::Epilogue;
 use mutoscope::pipeline::{Engine, Model, Plan, Precision, Request, Video};
+use mutoscope::tensor::{DType, HostTensor, Weight};
 
 use crate::device::gpu;
 
@@ -129,4 +131,62 @@ fn the_program_plans_and_measures_once() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(6), "{text}");
     assert!(text.contains("It would fit with --vram"), "{text}");
+}
+
+/// A chain of so many matrices of 256 KiB, each used twice, and one bias.
+fn chain(matrices: usize) -> Recording {
+    let graph = Graph::new();
+    let bias = Weight::new("bias", HostTensor::from_f32([256], &[0.0; 256]));
+    let mut x = graph.input("x", [1, 256], DType::F32);
+    for i in 0..matrices {
+        let weight = Weight::new(format!("{i}"), HostTensor::from_f32([256, 256], &[0.0; 256 * 256]));
+        for _ in 0..2 {
+            let bias = Some(graph.weight(&bias));
+            x = x.matmul(graph.weight(&weight), Epilogue { bias, ..Epilogue::default() });
+        }
+    }
+    graph.output("y", x);
+    graph.finish().unwrap_or_else(|e| panic!("{e}"))
+}
+
+const MATRIX: u64 = 256 << 10;
+const BIAS: u64 = 1024;
+
+#[test]
+fn with_room_for_all_everything_stays() {
+    let chain = chain(8);
+    let all = Residency::within(&chain, |_| false, 8 * MATRIX + BIAS).expect("it fits");
+    assert_eq!((all.areas(), all.chunks.len(), all.resident), (0, 0, 8 * MATRIX + BIAS));
+    let known = Residency::within(&chain, |_| true, 0).expect("it is there already");
+    assert_eq!(known.resident, 0);
+}
+
+#[test]
+fn what_passes_is_loaded_before_it_is_used_and_no_more_is_held_than_allowed() {
+    let chain = chain(8);
+    let least = Residency::least(&chain, |_| false);
+    assert_eq!(least, 2 * MATRIX + BIAS);
+    assert_eq!(Residency::within(&chain, |_| false, least - 1), None);
+    for room in (least..8 * MATRIX + BIAS).step_by(100_000) {
+        let found = Residency::within(&chain, |_| false, room).expect("it fits");
+        assert!(found.resident + found.areas() <= room, "{room}: {} + {}", found.resident, found.areas());
+        assert_eq!(found.resident + found.streamed(&chain), 8 * MATRIX + BIAS, "each once, here or there");
+        for (chunk, next) in found.chunks.iter().zip(found.chunks.iter().skip(1)) {
+            assert!(chunk.first < next.first);
+        }
+        for chunk in &found.chunks {
+            let end = chunk.loads.iter().map(|load| load.offset + MATRIX).max();
+            assert!(end.is_some_and(|end| end <= found.area));
+        }
+    }
+}
+
+#[test]
+fn what_stays_and_what_passes_take_turns() {
+    let chain = chain(16);
+    let half = Residency::within(&chain, |_| false, 10 * MATRIX + BIAS).expect("it fits");
+    let leaves: Vec<NodeId> = half.chunks.iter().flat_map(|chunk| &chunk.loads).map(|load| load.leaf).collect();
+    assert_eq!(leaves.len(), 8);
+    let first = chain.nodes.len() / 4;
+    assert!(leaves.iter().filter(|&&leaf| leaf < first).count() >= 1, "not all at the end: {leaves:?}");
 }
