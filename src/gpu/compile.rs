@@ -108,8 +108,8 @@ impl Gpu {
             ))
         };
         let room = memory.checked_sub(held + beside).ok_or_else(too_much)?;
-        let shared = Residency::within(recording, known, room + 2 * area).filter(|found| found.area <= area);
-        shared.or_else(|| Residency::within(recording, known, room)).ok_or_else(too_much)
+        let shared = Residency::within(recording, known, room + 2 * area, area);
+        shared.or_else(|| Residency::within(recording, known, room, u64::MAX)).ok_or_else(too_much)
     }
 
     /// Runs a graph once with its outputs poisoned beforehand and fenced by sentinels, to catch kernels that leave

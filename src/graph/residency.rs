@@ -44,20 +44,21 @@ pub struct Load {
 const SMALL: u64 = 64 << 10;
 
 impl Residency {
-    /// Divides the weights so that they take at most `room` bytes; `None` when even the least that must be on the device
-    /// at once is more (see [`Residency::least`]). `on_device` says which weights are there already and cost nothing.
-    pub fn within(recording: &Recording, on_device: impl Fn(&Weight) -> bool, room: u64) -> Option<Self> {
+    /// Divides the weights so that they take at most `room` bytes, in areas of at most `most` bytes each; `None` when even
+    /// the least that must be on the device at once is more (see [`Residency::least`]). `on_device` says which weights are
+    /// there already and cost nothing.
+    ///
+    /// Small areas leave room for weights to stay; in larger ones a weight is still there when it is needed again, as by the
+    /// next text of a batch. Of areas twice as large each time, those are taken with which the fewest bytes pass.
+    pub fn within(recording: &Recording, on_device: impl Fn(&Weight) -> bool, room: u64, most: u64) -> Option<Self> {
         let uses = Uses::of(recording, on_device);
         let all: u64 = uses.weights.iter().map(|weight| weight.bytes).sum();
         if all <= room {
             return Some(Self { resident: all, ..Self::default() });
         }
-        let area = uses.widest();
-        let kept = room.checked_sub(2 * area)?.checked_sub(uses.fixed())?;
-        let passing = uses.passing(kept);
-        let stay = uses.weights.iter().filter(|weight| !passing.contains(&weight.leaf));
-        let resident = stay.map(|weight| weight.bytes).sum();
-        Some(Self { area, resident, chunks: uses.chunks(&passing, area) })
+        let sizes = std::iter::successors(Some(uses.widest()), |area| area.checked_mul(2).filter(|&area| area <= all));
+        let divided = sizes.take_while(|&area| area <= most).map_while(|area| uses.divide(area, room));
+        divided.min_by_key(|found| found.streamed(recording))
     }
 
     /// The fewest bytes that a graph's weights can do with.
@@ -128,6 +129,15 @@ impl Uses {
             }
         }
         uses
+    }
+
+    /// The division with areas of so many bytes.
+    fn divide(&self, area: u64, room: u64) -> Option<Residency> {
+        let kept = room.checked_sub(2 * area)?.checked_sub(self.fixed())?;
+        let passing = self.passing(kept);
+        let stay = self.weights.iter().filter(|weight| !passing.contains(&weight.leaf));
+        let resident = stay.map(|weight| weight.bytes).sum();
+        Some(Residency { area, resident, chunks: self.chunks(&passing, area) })
     }
 
     fn bytes(&self, leaf: NodeId) -> u64 {
