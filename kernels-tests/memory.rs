@@ -77,6 +77,7 @@ fn a_plan_is_what_the_run_does() {
         if let Some(reported) = reported {
             let most = most - reported;
             println!("budget {memory:?}: planned {}, the allocator reports {most}", plan.peak());
+            // Besides what was planned there is wgpu's own staging of what is written to the device: some 0.4 MB here.
             assert!(most <= plan.peak() + plan.peak() / 20 + (1 << 20), "planned {}, held {most}", plan.peak());
             assert!(most >= plan.peak() / 2, "planned {}, held {most}", plan.peak());
         }
