@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use mutoscope::Error;
-use mutoscope::pipeline::{Engine, LoraFile, Model, Precision, Request};
+use mutoscope::pipeline::{Engine, LoraFile, Model, ModelFiles, Precision, Request};
+use mutoscope::sampling::Sampler;
 use mutoscope::tensor::{DType, HostTensor};
 use mutoscope::weights::layout::recognise;
 use mutoscope::weights::{Archive, Container, Converted, convert, open_for_conversion, save_safetensors};
@@ -16,7 +17,7 @@ use crate::pipelines::request;
 fn converted(from: &Path, to: &Path, dtype: DType) -> Converted {
     let archive = open_for_conversion(from).unwrap_or_else(|e| panic!("{e}"));
     let mut told = 0;
-    let done = convert(&archive, to, dtype, &mut |done, total| {
+    let done = convert(&archive, to, dtype, &[], &mut |done, total| {
         assert!(done > told && done <= total);
         told = done;
         Ok(())
@@ -164,6 +165,65 @@ fn a_lora_is_added_to_quantised_weights() {
 }
 
 #[test]
+fn converted_files_are_all_that_a_run_needs() {
+    let golden = Golden::open("pipelines");
+    let case = &golden.list("cases")[0];
+    let base = request(case, Precision::F32);
+    let asked = Request { steps: Some(2), sampler: Some(Sampler::UniPc), shift: Some(3.0), ..base };
+    let engine = Engine::on(gpu());
+    let root = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| root.path().join(name);
+    let command = |from: &Path, to: &str, dtype: &str| {
+        let (from, to) = (from.display().to_string(), path(to).display().to_string());
+        let output = mutoscope(&["convert", &from, &to, "--type", dtype, "--quiet"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let latents = |model: Model| {
+        let (video, _) = engine.generate_frames(&model, &asked).unwrap_or_else(|e| panic!("{e}"));
+        video.latents.to_f64()
+    };
+    // No config.json and no tokenizer lie beside the new files: heads of 16 features, the VAE's statistics and the
+    // vocabulary are within them.
+    let a = pipeline("a");
+    command(&a.join("transformer"), "wan.gguf", "f32");
+    command(&a.join("vae"), "vae.safetensors", "f32");
+    command(&a.join("text_encoder"), "t5.gguf", "f32");
+    command(&path("t5.gguf"), "again.gguf", "q8_0");
+    command(&path("wan.gguf"), "again.safetensors", "f32");
+    let files = |transformer: &str, text_encoder: &str| ModelFiles {
+        transformer: Some(path(transformer)),
+        text_encoder: Some(path(text_encoder)),
+        vae: Some(path("vae.safetensors")),
+        ..ModelFiles::default()
+    };
+    let open = |transformer: &str, text_encoder: &str| {
+        Model::open_files(&files(transformer, text_encoder)).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let expected = latents(Model::open(&a).expect("a golden"));
+    assert!(latents(open("wan.gguf", "t5.gguf")) == expected, "the same bits");
+    assert!(latents(open("again.safetensors", "t5.gguf")) == expected, "the same bits");
+    let error = distance(&latents(open("wan.gguf", "again.gguf")), &expected);
+    assert!(error > 0.0 && error < 0.1, "{error:.1e} from the original");
+    // The table is quantised too, and the tokenizer went on with it.
+    let again = ours(&path("again.gguf"));
+    assert_eq!(again.tensor("shared.weight").expect("there").dtype(), DType::Q8_0);
+    assert_eq!(again.metadata("general.architecture").and_then(|name| name.text()), Some("t5encoder"));
+    assert_eq!(again.metadata("t5encoder.attention.head_count").and_then(|heads| heads.unsigned()), Some(4));
+
+    // Another class of tokenizer is refused, for its texts have other tokens.
+    let other = path("tokenizer");
+    std::fs::create_dir(&other).expect("a folder");
+    let json = std::fs::read_to_string(a.join("tokenizer/tokenizer.json")).expect("read");
+    let mut json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    json["normalizer"] = serde_json::json!({ "type": "Lowercase" });
+    std::fs::write(other.join("tokenizer.json"), json.to_string()).expect("written");
+    let (from, to) = (a.join("text_encoder").display().to_string(), path("x.gguf").display().to_string());
+    let tokenizer = other.display().to_string();
+    let (code, message) = refused(&["convert", &from, &to, "--type", "f16", "--tokenizer", &tokenizer]);
+    assert!(code == 4 && message.contains("T5Tokenizer") && !path("x.gguf").exists(), "{code} {message}");
+}
+
+#[test]
 fn the_command_tells_what_it_did() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -204,7 +264,7 @@ fn a_conversion_that_ends_early_leaves_nothing() {
     let path = folder.path().join("x.safetensors");
     std::fs::write(&path, b"old").expect("written");
     let mut calls = 0;
-    let stopped = convert(&archive, &path, DType::F16, &mut |_, _| {
+    let stopped = convert(&archive, &path, DType::F16, &[], &mut |_, _| {
         calls += 1;
         if calls == 5 { Err(Error::Cancelled) } else { Ok(()) }
     });
@@ -216,10 +276,10 @@ fn a_conversion_that_ends_early_leaves_nothing() {
     let large = large.map(|(name, value)| (name, HostTensor::from_f32([2, 2], &[value; 4])));
     save_safetensors(folder.path().join("large"), &large, &[]).expect("saved");
     let archive = open_for_conversion(folder.path().join("large")).expect("opened");
-    let error = convert(&archive, &path, DType::F16, &mut |_, _| Ok(())).expect_err("too large").to_string();
+    let error = convert(&archive, &path, DType::F16, &[], &mut |_, _| Ok(())).expect_err("too large").to_string();
     assert!(error.contains("tensor `patch_embedding.weight`") && error.contains("1000000"), "{error}");
     if cfg!(target_os = "linux") {
-        let error = convert(&archive, "/dev/full", DType::F32, &mut |_, _| Ok(())).expect_err("a full disk");
+        let error = convert(&archive, "/dev/full", DType::F32, &[], &mut |_, _| Ok(())).expect_err("a full disk");
         assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("/dev/full"), "{error}");
     }
 }

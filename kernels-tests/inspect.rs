@@ -282,3 +282,35 @@ fn the_program_shows_it() {
     let (code, error) = refused(&["inspect", "nowhere"]);
     assert!(code == 3 && error.contains("nowhere"), "{error}");
 }
+
+#[test]
+fn all_of_it_is_told_as_json() {
+    let told = |arguments: &[&str]| -> Value {
+        let output = mutoscope(&[&["inspect", "--json"], arguments].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one line of JSON")
+    };
+    let a = pipeline("a").display().to_string();
+    let whole = told(&[&a]);
+    assert_eq!((&whole["complete"], &whole["problems"]), (&json!(true), &json!([])));
+    assert_eq!(whole["run"]["sampler"], "unipc");
+    let sum = |list: &Value, key: &str| {
+        list.as_array().expect("a list").iter().map(|item| item[key].as_u64().expect("a number")).sum::<u64>()
+    };
+    assert_eq!(whole["bytes"], sum(&whole["parts"], "bytes"));
+    for part in whole["parts"].as_array().expect("parts") {
+        assert_eq!(part["bytes"], sum(&part["groups"], "bytes"));
+        assert_eq!(part["parameters"], sum(&part["groups"], "parameters"));
+    }
+    let transformer = |told: &Value| {
+        told["parts"].as_array().expect("parts").iter().find(|part| part["role"] == "transformer").cloned()
+    };
+    assert_eq!(transformer(&whole).expect("there")["settings"]["num_layers"], 2);
+    let part = transformer(&told(&[&a, "--tensors"])).expect("there");
+    assert_eq!(part["list"].as_array().map(Vec::len), part["tensors"].as_u64().map(|count| count as usize));
+
+    let part = pipeline("a").join("transformer").display().to_string();
+    let part = told(&[&part]);
+    assert_eq!((&part["complete"], &part["run"]), (&json!(false), &Value::Null));
+    assert!(part["problems"].as_array().expect("a list").len() >= 3, "{part}");
+}

@@ -134,6 +134,21 @@ fn the_program_plans_and_measures_once() {
     assert!(text.contains("It would fit with --vram"), "{text}");
 }
 
+#[test]
+fn many_small_weights_do_not_wait_on_the_host_together() {
+    const WEIGHT: usize = 2 << 20;
+    let gpu = own(None);
+    let tensor = HostTensor::from_u32([WEIGHT / 4], &vec![7; WEIGHT / 4]);
+    let Some(before) = gpu.allocated_bytes() else { return };
+    let kept: Vec<_> = (0..95).map(|i| gpu.upload(&i.to_string(), &tensor).expect("uploaded")).collect();
+    let allocated = gpu.allocated_bytes().expect("it told before") - before;
+    // Fifteen came after the last 32 MiB: what waits is counted, and is no more than that.
+    let (weights, waiting) = ((kept.len() * WEIGHT) as u64, (15 * WEIGHT) as u64);
+    println!("{weights} bytes of weights took {allocated}");
+    let near = (weights + waiting).abs_diff(allocated);
+    assert!(near < WEIGHT as u64, "{allocated} for {weights}, of which {waiting} may wait");
+}
+
 /// A chain of so many matrices of 256 KiB, each used twice, and one bias.
 fn chain(matrices: usize) -> Recording {
     let graph = Graph::new();

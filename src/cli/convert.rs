@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use mutoscope::pipeline::conversion_metadata;
 use mutoscope::tensor::DType;
 use mutoscope::weights::{Converted, conversion_type, convert, open_for_conversion};
 use mutoscope::{Error, Result};
@@ -17,11 +18,13 @@ const EXAMPLES: &str = "\
 Examples:
   mutoscope convert Wan2.1-T2V-14B-Diffusers/transformer wan-14b-q4_k.gguf --type q4_k
   mutoscope convert wan2.1_t2v_1.3B_bf16.safetensors wan-fp8.safetensors --type fp8
+  mutoscope convert Wan2.1-T2V-14B-Diffusers/text_encoder umt5-xxl-q8_0.gguf --type q8_0
   mutoscope convert Wan2.1_VAE.pth wan_vae.safetensors --type f32
 
-IN is read whatever it is written in. GGUF (for transformers) has the names of Wan's authors, as ComfyUI-GGUF and
-stable-diffusion.cpp take it; safetensors keeps the names that IN has, and fp8 is scaled as ComfyUI has it. Quantised become
-the matrices inside the blocks; embeddings, heads, norms, biases and modulation stay what they are.";
+IN is read whatever it is written in. GGUF is for transformers, in the names of Wan's authors, and for text encoders, in those
+of llama.cpp and with the tokenizer inside, as ComfyUI-GGUF and stable-diffusion.cpp take them; safetensors keeps the names
+that IN has, and fp8 is scaled as ComfyUI has it. Quantised become the matrices inside the blocks, and in GGUF the token table
+(Q8_0); other embeddings, heads, norms, biases and modulation stay what they are.";
 
 /// Write a network's weights in another type or container.
 #[derive(Args)]
@@ -38,6 +41,11 @@ pub struct Arguments {
     /// q8_0, q4_0 or q4_k (GGUF), fp8 (safetensors), bf16, f16 or f32
     #[arg(long = "type", value_name = "TYPE", value_parser = conversion_type)]
     to: DType,
+
+    /// The tokenizer that a text encoder's GGUF gets: its folder, tokenizer.json or spiece.model [default: the one within IN,
+    /// or beside it]
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
 
     /// What was done as one line of JSON
     #[arg(long)]
@@ -80,7 +88,8 @@ pub fn run(arguments: &Arguments) -> Outcome {
 
 fn run_with(arguments: &Arguments, cancelled: &AtomicBool, reporter: &mut Reporter) -> Result<Converted> {
     let archive = open_for_conversion(&arguments.input)?;
-    convert(&archive, &arguments.output, arguments.to, &mut |done, total| {
+    let metadata = conversion_metadata(&archive, &arguments.input, arguments.tokenizer.as_deref())?;
+    convert(&archive, &arguments.output, arguments.to, &metadata, &mut |done, total| {
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }

@@ -6,6 +6,7 @@ use clap::Args;
 use mutoscope::pipeline::{Inspection, PartReport, RunReport};
 use mutoscope::weights::Config;
 use mutoscope::weights::layout::Network;
+use serde_json::{Map, Value, json};
 
 use super::model::PartArguments;
 use super::output::{bytes, line};
@@ -16,6 +17,7 @@ Examples:
   mutoscope inspect Wan2.1-T2V-1.3B
   mutoscope inspect ComfyUI/models
   mutoscope inspect wan2.2_ti2v_5B_fp16.safetensors --tensors
+  mutoscope inspect Wan2.1-T2V-1.3B --json | jq .run
   mutoscope inspect --transformer wan-Q4_K_M.gguf --text-encoder umt5.safetensors --vae wan_2.1_vae.safetensors";
 
 /// Show what was recognised in the files of a model, what is missing, and what it would run with
@@ -32,6 +34,10 @@ pub struct Arguments {
     #[arg(long)]
     tensors: bool,
 
+    /// All of it as one line of JSON
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     parts: PartArguments,
 }
@@ -39,6 +45,10 @@ pub struct Arguments {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Outcome {
     let found = Inspection::of(&arguments.parts.files(arguments.path.clone()))?;
+    if arguments.json {
+        line(as_json(&found, arguments.tensors))?;
+        return Ok(0);
+    }
     let kind = found.kind.map(|kind| format!(": {kind}")).unwrap_or_default();
     let complete = if found.problems.is_empty() { "complete" } else { "not complete" };
     line(format_args!("{}{kind}, {complete}, {} of weights", found.name, bytes(found.bytes())))?;
@@ -99,6 +109,70 @@ fn show_part(part: &PartReport, tensors: bool) -> Result<(), Stop> {
         line(format_args!("    {:<44} {count:>5} x {:<8} {size:>11}", group.name, group.dtype))?;
     }
     Ok(())
+}
+
+fn as_json(found: &Inspection, tensors: bool) -> Value {
+    let others: Vec<Value> =
+        found.others.iter().map(|(path, reason)| json!({ "place": path, "reason": reason })).collect();
+    json!({
+        "name": found.name,
+        "kind": found.kind,
+        "complete": found.problems.is_empty(),
+        "bytes": found.bytes(),
+        "parts": found.parts.iter().map(|part| part_as_json(part, tensors)).collect::<Vec<_>>(),
+        "tokenizer": found.tokenizer,
+        "licences": found.licences,
+        "run": found.run.as_ref().map(run_as_json),
+        "problems": found.problems,
+        "others": others,
+    })
+}
+
+fn part_as_json(part: &PartReport, tensors: bool) -> Value {
+    let types: Map<String, Value> = part.types().into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
+    let groups: Vec<Value> = if tensors {
+        let tensor = |tensor: &mutoscope::pipeline::TensorReport| {
+            json!({
+                "name": tensor.name, "stored": tensor.stored, "type": tensor.dtype, "shape": tensor.dims,
+                "bytes": tensor.bytes,
+            })
+        };
+        part.tensors.iter().map(tensor).collect()
+    } else {
+        let groups = part.groups().into_iter();
+        groups
+            .map(|group| {
+                json!({
+                    "name": group.name, "type": group.dtype, "tensors": group.count, "parameters": group.elements,
+                    "bytes": group.bytes,
+                })
+            })
+            .collect()
+    };
+    json!({
+        "role": part.role,
+        "network": part.network.name(),
+        "place": part.place,
+        "names": part.layout.name(),
+        "prefix": part.prefix,
+        "parameters": part.elements(),
+        "tensors": part.tensors.len(),
+        "bytes": part.bytes(),
+        "types": types,
+        "settings": part.settings.clone().map(Config::into_values),
+        "corrections": part.corrections,
+        (if tensors { "list" } else { "groups" }): groups,
+    })
+}
+
+fn run_as_json(run: &RunReport) -> Value {
+    let RunReport { defaults, sampler, inputs } = run;
+    json!({
+        "width": defaults.width, "height": defaults.height, "frames": defaults.frames, "fps": defaults.fps,
+        "steps": defaults.steps, "sampler": sampler.sampler.to_string(), "guidance": defaults.guidance,
+        "guidance_low": defaults.guidance_low, "shift": sampler.shift, "shift_480p": defaults.shift_480p,
+        "negative": defaults.negative, "takes": inputs,
+    })
 }
 
 /// The dimensions that make a network what it is.

@@ -51,6 +51,8 @@ pub(super) struct Shared {
     driver: String,
     /// Measured operations per second, as `f64` bits: how much one submission may hold.
     rate: AtomicU64,
+    /// Bytes that were written since the last submission: `wgpu` keeps a copy of them until the next one is done.
+    staged: AtomicU64,
 }
 
 /// What `wgpu` gave.
@@ -246,6 +248,7 @@ impl Gpu {
             faults,
             driver,
             rate: AtomicU64::new((profile.dispatch_flops * 5.0).to_bits()),
+            staged: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared), profile: Arc::new(profile) }
     }
@@ -306,6 +309,7 @@ impl Gpu {
 
     /// Submits commands and returns what [`Gpu::wait`] waits for.
     pub(super) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Submission {
+        self.shared.staged.store(0, Ordering::Relaxed);
         let done = Submission::default();
         let flag = done.clone();
         match self.live() {
@@ -316,6 +320,11 @@ impl Gpu {
             None => flag.0.store(true, Ordering::Release),
         }
         done
+    }
+
+    /// Notes bytes that were written, and tells how many there are since the last submission.
+    pub(super) fn stage(&self, bytes: u64) -> u64 {
+        self.shared.staged.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
 
     /// Waits until a submission has run, and notices when the device is lost meanwhile.

@@ -56,7 +56,8 @@ impl Gpu {
             let end = ((i + 1) * CHUNK).min(tensor.bytes().len());
             let chunk = tensor.window(i * CHUNK..end, &mut buffer)?;
             self.write_bytes(&target.buffer, (i * CHUNK) as u64, chunk)?;
-            if chunk.len() == CHUNK {
+            // Whether one tensor is large or many are small.
+            if self.stage(chunk.len() as u64) >= CHUNK as u64 {
                 let submission = self.submit([]);
                 self.wait(&submission)?;
             }

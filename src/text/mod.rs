@@ -6,6 +6,7 @@ mod html;
 mod mojibake;
 mod sentencepiece;
 mod tokenizer;
+mod unigram;
 
 pub use clean::prompt_clean;
 pub use sentencepiece::{Piece, Pieces};

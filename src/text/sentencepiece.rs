@@ -14,8 +14,9 @@ use tokenizers::processors::template::TemplateProcessing;
 use crate::{Error, Result};
 
 /// What a piece is for, as both SentencePiece and GGUF number it.
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
 
 /// The vocabulary of a Unigram model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +42,25 @@ pub struct Piece {
 }
 
 impl Pieces {
+    /// Reads the vocabulary of a tokenizer: a folder (its `spiece.model`, else its `tokenizer.json`), or one of these files.
+    ///
+    /// # Errors
+    /// When it cannot be read, is broken, or is no Unigram.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = match path.is_dir() {
+            true => ["spiece.model", "tokenizer.json"].map(|name| path.join(name)).into_iter().find(|file| file.exists()),
+            false => Some(path.to_path_buf()),
+        };
+        let file = file.ok_or_else(|| Error::model(path, "there is no spiece.model here, and no tokenizer.json"))?;
+        let bytes = std::fs::read(&file).map_err(|source| Error::io(&file, source))?;
+        if file.extension().is_some_and(|ending| ending == "json") {
+            let broken = |reason: String| Error::model(&file, format!("this is not a usable tokenizer: {reason}"));
+            return super::unigram::pieces(&bytes).map_err(broken);
+        }
+        Self::parse(&file, &bytes)
+    }
+
     /// Reads a SentencePiece file; `path` is named in errors.
     ///
     /// # Errors
@@ -91,9 +111,9 @@ impl Pieces {
     pub(super) fn tokenizer(self) -> Result<tokenizers::Tokenizer, String> {
         let end = self.pieces.iter().position(|piece| piece.text == "</s>");
         let end = end.and_then(|id| u32::try_from(id).ok()).ok_or("it has no token `</s>` that ends a text")?;
-        let added = self.pieces.iter().filter(|piece| matches!(piece.kind, CONTROL | USER_DEFINED));
+        let added = self.pieces.iter().filter(|piece| matches!(piece.kind, UNKNOWN | CONTROL | USER_DEFINED));
         let added: Vec<AddedToken> =
-            added.map(|piece| AddedToken::from(&*piece.text, piece.kind == CONTROL).normalized(false)).collect();
+            added.map(|piece| AddedToken::from(&*piece.text, piece.kind != USER_DEFINED).normalized(false)).collect();
         let words = |e: tokenizers::Error| e.to_string();
         let normalizer = match self.charsmap.is_empty() {
             true => None,

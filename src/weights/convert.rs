@@ -11,9 +11,9 @@ use std::path::Path;
 use half::f16;
 use serde_json::{Map, Value as Json, json};
 
-use super::layout::{Found, Layout, Network, recognise};
+use super::layout::{Found, Layout, Network, recognise, settings};
 use super::save::write_whole;
-use super::{Archive, Container, clip, gguf, safetensors};
+use super::{Archive, Container, Metadata, clip, gguf, safetensors};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor, Shape};
 
@@ -22,8 +22,14 @@ const SCALE: &str = "scale_weight";
 const SCALED: &str = "scaled_fp8";
 /// A tensor of ComfyUI's text encoders that is no weight: the tokenizer.
 const TOKENIZER: &str = "spiece_model";
+/// The token table of a text encoder; some files have it under both names.
+const TABLES: [&str; 2] = ["shared.weight", "encoder.embed_tokens.weight"];
 /// GGML has no more dimensions.
 const GGML_DIMS: usize = 4;
+/// What llama.cpp calls the architecture of T5's encoder, UMT5's too.
+const T5: &str = "t5encoder";
+/// Tokens that T5 was trained with; it has no limit.
+const T5_CONTEXT: u32 = 512;
 
 /// What came of a conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,8 +94,10 @@ pub fn open_for_conversion(path: impl AsRef<Path>) -> Result<Archive> {
 /// all. `to` is f32, f16, bf16, fp8 (e4m3, scaled; safetensors only) or a type of GGUF's blocks (GGUF only).
 ///
 /// Quantised become the matrices inside the blocks of transformers and text encoders; embeddings, heads, modulation tables
-/// and whatever has one dimension stay what they are, as is custom. GGUF has the names of Wan's authors. `progress` is
-/// told the bytes that were written and those of all; an error that it returns ends the conversion.
+/// and whatever has one dimension stay what they are, as is custom, but for the token table in GGUF (Q8_0: it is most of
+/// some files, and is read by rows). GGUF has the names of Wan's authors for transformers and of llama.cpp for text encoders.
+/// `metadata` is what else the file is to tell, of which safetensors keeps the texts. `progress` is told the bytes that were
+/// written and those of all; an error that it returns ends the conversion.
 ///
 /// # Errors
 /// [`Error::Request`] for types that the container does not have or that nothing of the model can have,
@@ -99,6 +107,7 @@ pub fn convert(
     archive: &Archive,
     path: impl AsRef<Path>,
     to: DType,
+    metadata: &[(String, Metadata)],
     progress: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<Converted> {
     let path = path.as_ref();
@@ -118,7 +127,7 @@ pub fn convert(
     }
     let mut report = Converted { read: archive.size(), ..Converted::default() };
     let mut planner = Planner { archive, container, to, items: Vec::new(), report: &mut report };
-    planner.plan()?;
+    let network = planner.plan()?;
     let items = planner.items;
     let is_quantised = |item: &Item| matches!(item.kind, Kind::Known(dtype) if dtype.is_quantised());
     if to.is_quantised() && !items.iter().any(is_quantised) {
@@ -128,8 +137,8 @@ pub fn convert(
         ));
     }
     let header = match container {
-        Container::Gguf => gguf_header(archive, &items, to)?,
-        _ => safetensors_header(&items),
+        Container::Gguf => gguf_header(archive, &items, network, to, metadata)?,
+        _ => safetensors_header(&items, metadata),
     };
     let align = if container == Container::Gguf { gguf::ALIGNMENT } else { 1 };
     for item in &items {
@@ -173,21 +182,19 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Lists everything that the new file will hold.
-    fn plan(&mut self) -> Result<()> {
+    /// Lists everything that the new file will hold, and tells of which network the first of it is.
+    fn plan(&mut self) -> Result<Network> {
         let archive = self.archive;
         let found = recognise(archive.names());
-        let known = |found: &Found| self.container != Container::Gguf || found.network == Network::Transformer;
-        if found.is_empty() || !found.iter().all(known) || (self.container == Container::Gguf && found.len() > 1) {
-            let what = found.iter().map(|found| found.network.name()).collect::<Vec<_>>().join(" and a ");
-            let what = if what.is_empty() { "no network that is known".to_owned() } else { format!("a {what}") };
-            let can = if self.container == Container::Gguf {
-                "only a transformer of Wan's can be written as GGUF"
-            } else {
-                "only networks of Wan's are converted"
-            };
-            return Err(Error::model(archive.path(), format!("{can}, and this is {what}")));
+        let what = found.iter().map(|found| found.network.name()).collect::<Vec<_>>().join(" and a ");
+        let refuse = |can: &str, what: &str| Err(Error::model(archive.path(), format!("{can}, and this is {what}")));
+        let Some(first) = found.first() else {
+            return refuse("only networks of Wan's are converted", "no network that is known");
+        };
+        if self.container == Container::Gguf && (found.len() > 1 || names_in_gguf(first.network).is_none()) {
+            return refuse("one transformer or text encoder of Wan's can be written as GGUF", &format!("a {what}"));
         }
+        let network = first.network;
         let mut taken: BTreeSet<&str> = BTreeSet::new();
         for found in &found {
             taken.extend(found.tensors.values().map(|origin| origin.name.as_str()));
@@ -206,18 +213,22 @@ impl Planner<'_> {
         let mut names = BTreeSet::new();
         match self.items.iter().find(|item| !names.insert(&item.name)) {
             Some(item) => Err(archive.error(&item.name, "the new file would hold it twice")),
-            None => Ok(()),
+            None => Ok(network),
         }
     }
 
     /// Lists the tensors of one network.
     fn network(&mut self, found: &Found) -> Result<()> {
         let view = found.open(self.archive)?;
-        let theirs = Layout::Wan.theirs(found.network, view.names()).unwrap_or_default();
+        let layout = names_in_gguf(found.network).unwrap_or(Layout::Diffusers);
+        let theirs = layout.theirs(found.network, view.names()).unwrap_or_default();
         let mut scaled = false;
         for (ours, origin) in &found.tensors {
             if !view.contains(ours) || origin.part.is_some_and(|(i, _)| i > 0) {
                 continue; // a scale or a mark, which is in the view's values; a piece of what is written already
+            }
+            if self.container == Container::Gguf && ours == TABLES[1] && view.contains(TABLES[0]) {
+                continue; // the same table again
             }
             let refuse = |reason: &str| self.archive.error(&origin.name, reason);
             let shape = self.archive.shape_of(&origin.name).ok_or_else(|| refuse("it has too many dimensions"))?;
@@ -226,7 +237,7 @@ impl Planner<'_> {
                     let theirs = theirs.get(ours.as_str());
                     theirs
                         .map(|theirs| theirs.name.clone())
-                        .ok_or_else(|| refuse("Wan's authors have no such tensor"))?
+                        .ok_or_else(|| refuse("GGUF has no name for such a tensor"))?
                 }
                 _ => origin.name.clone(),
             };
@@ -267,11 +278,13 @@ impl Planner<'_> {
             Network::TextEncoder => ours.contains(".block.") && !ours.contains("relative_attention_bias"),
             Network::Vae | Network::ImageEncoder => false,
         };
+        let table = self.container == Container::Gguf && network == Network::TextEncoder && TABLES.contains(&ours);
         let plain = if stored.is_quantised() { DType::F32 } else { stored };
         let kept = if small && self.container == Container::Gguf { DType::F32 } else { plain };
         match self.to {
             _ if small => kept,
             to if !to.is_quantised() => to,
+            _ if table && shape.last().is_multiple_of(DType::Q8_0.block_elements()) => DType::Q8_0,
             _ if !inside || shape.rank() != 2 || !ours.ends_with(".weight") => kept,
             to if shape.last().is_multiple_of(to.block_elements()) => to,
             _ => {
@@ -356,9 +369,15 @@ fn check_range(tensor: &HostTensor, dtype: DType) -> Result<(), String> {
     }
 }
 
-fn safetensors_header(items: &[Item]) -> Vec<u8> {
+fn safetensors_header(items: &[Item], metadata: &[(String, Metadata)]) -> Vec<u8> {
     let mut header = Map::new();
-    header.insert(safetensors::METADATA.to_owned(), json!({"format": "pt"}));
+    let mut told = Map::from_iter([("format".to_owned(), json!("pt"))]);
+    for (key, value) in metadata {
+        if let Metadata::Text(text) = value {
+            told.insert(key.clone(), json!(text));
+        }
+    }
+    header.insert(safetensors::METADATA.to_owned(), Json::from(told));
     let mut offset = 0;
     for item in items {
         let dtype = match &item.kind {
@@ -375,8 +394,32 @@ fn safetensors_header(items: &[Item]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], &text].concat()
 }
 
-fn gguf_header(archive: &Archive, items: &[Item], to: DType) -> Result<Vec<u8>> {
-    let mut header = gguf::Writer::new("wan", to);
+/// Whose names a network has in GGUF, as other programs take them; `None` for those that nobody writes so.
+fn names_in_gguf(network: Network) -> Option<Layout> {
+    match network {
+        Network::Transformer => Some(Layout::Wan),
+        Network::TextEncoder => Some(Layout::Gguf),
+        Network::Vae | Network::ImageEncoder => None,
+    }
+}
+
+fn gguf_header(
+    archive: &Archive,
+    items: &[Item],
+    network: Network,
+    to: DType,
+    metadata: &[(String, Metadata)],
+) -> Result<Vec<u8>> {
+    let mut header = match network {
+        Network::TextEncoder => gguf::Writer::new(T5, to),
+        _ => gguf::Writer::new("wan", to),
+    };
+    if network == Network::TextEncoder {
+        for (key, value) in t5_settings(archive)? {
+            header.value(&format!("{T5}.{key}"), &value);
+        }
+    }
+    metadata.iter().for_each(|(key, value)| header.value(key, value));
     let mut offset = 0;
     for item in items {
         let refuse = |reason: String| archive.error(&item.name, reason);
@@ -393,6 +436,30 @@ fn gguf_header(archive: &Archive, items: &[Item], to: DType) -> Result<Vec<u8>> 
         offset += item.bytes.next_multiple_of(gguf::ALIGNMENT);
     }
     Ok(header.finish())
+}
+
+/// What llama.cpp asks of a T5 encoder's file, by the shapes of its tensors.
+fn t5_settings(archive: &Archive) -> Result<Vec<(&'static str, Metadata)>> {
+    let found = recognise(archive.names());
+    let Some(found) = found.first() else { return Ok(Vec::new()) };
+    let config = settings(Network::TextEncoder, &found.open(archive)?, None)?.config;
+    let numbers = [
+        ("embedding_length", "d_model"),
+        ("feed_forward_length", "d_ff"),
+        ("block_count", "num_layers"),
+        ("attention.head_count", "num_heads"),
+        ("attention.key_length", "d_kv"),
+        ("attention.value_length", "d_kv"),
+        ("attention.relative_buckets_count", "relative_attention_num_buckets"),
+    ];
+    let mut values = vec![("context_length", Metadata::U32(T5_CONTEXT))];
+    for (key, ours) in numbers {
+        values.push((key, Metadata::U32(config.get(ours)?)));
+    }
+    let epsilon = config.get::<f32>("layer_norm_epsilon")?;
+    values.push(("attention.layer_norm_epsilon", Metadata::F32(epsilon)));
+    values.push(("attention.layer_norm_rms_epsilon", Metadata::F32(epsilon)));
+    Ok(values)
 }
 
 /// What `text` means as a type to convert to.

@@ -30,6 +30,7 @@ pub use config::Config;
 pub use convert::{Converted, conversion_type, convert, open_for_conversion};
 pub use file::{Container, RawTensor, TensorFile};
 pub use fingerprint::Fingerprint;
+pub use gguf::Metadata;
 pub use lora::{Adapted, Lora};
 pub use save::{load_tensor, save_checkpoint, save_safetensors};
 pub use scope::Scope;

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use super::conversion::CONFIG;
 use super::parts::Part;
+use super::vocabulary;
 use crate::error::Result;
-use crate::text::{Piece, Pieces, Tokenizer};
+use crate::text::{Pieces, Tokenizer};
 use crate::weights::layout::{Found, Network, settings};
-use crate::weights::{Archive, Config};
+use crate::weights::{Archive, Config, Value};
 
 /// A network among the tensors of a file, or of several.
 #[derive(Clone)]
@@ -69,11 +71,11 @@ impl Candidate {
     }
 
     /// The settings beside it: a file of its own name (`wan.json` of `wan.gguf`), or a `config.json` that is about a
-    /// network of its kind.
+    /// network of its kind; else those that its file keeps, as `mutoscope convert` writes them.
     ///
     /// # Errors
     /// When it cannot be read or is no JSON.
-    fn config(&self) -> Result<Option<Config>> {
+    pub fn config(&self) -> Result<Option<Config>> {
         let folder = if self.place.is_dir() { Some(self.place.as_path()) } else { self.place.parent() };
         let own = self.place.is_file().then(|| self.place.with_extension("json"));
         for path in own.into_iter().chain(folder.map(|folder| folder.join("config.json"))) {
@@ -84,7 +86,9 @@ impl Candidate {
                 }
             }
         }
-        Ok(None)
+        let Some(text) = self.archive.metadata(CONFIG).and_then(Value::text) else { return Ok(None) };
+        let config = Config::parse(&self.place, text)?;
+        Ok(Some(config).filter(|config| describes(config, self.network())))
     }
 
     /// The part that it is, in the role that a folder of diffusers has a name for.
@@ -114,42 +118,31 @@ impl Candidate {
         names.into_iter().find(|name| self.archive.contains(name)).unwrap_or_else(|| "spiece_model".into())
     }
 
-    /// The tokenizer that files of ComfyUI and GGUF have within them.
+    /// The tokenizer that files of ComfyUI and GGUF have within them, with a text that is another for every other one.
     ///
     /// # Errors
     /// When there is one and it is broken.
     pub fn tokenizer(&self) -> Result<Option<(Tokenizer, Vec<u8>)>> {
+        let Some(pieces) = self.pieces()? else { return Ok(None) };
         let stored = self.spiece();
-        if self.archive.contains(&stored) {
-            let model = self.archive.raw(&stored)?.bytes.to_vec();
-            let pieces = Pieces::parse(&self.place, &model)?;
-            return Ok(Some((Tokenizer::from_pieces(&self.place, pieces)?, model)));
-        }
-        let Some(pieces) = self.pieces() else { return Ok(None) };
-        let text: Vec<u8> = pieces.pieces.iter().flat_map(|piece| format!("{}\n", piece.text).into_bytes()).collect();
+        let text = if self.archive.contains(&stored) {
+            self.archive.raw(&stored)?.bytes.to_vec()
+        } else {
+            pieces.pieces.iter().flat_map(|piece| format!("{}\n", piece.text).into_bytes()).collect()
+        };
         Ok(Some((Tokenizer::from_pieces(&self.place, pieces)?, text)))
     }
 
-    /// The vocabulary in a GGUF file's metadata.
-    fn pieces(&self) -> Option<Pieces> {
-        let value = |key: &str| self.archive.metadata(&format!("tokenizer.ggml.{key}"));
-        if value("model").and_then(|model| model.text()) != Some("t5") {
-            return None;
+    /// The vocabulary within the file.
+    ///
+    /// # Errors
+    /// When there is one and it is broken.
+    pub fn pieces(&self) -> Result<Option<Pieces>> {
+        let stored = self.spiece();
+        if self.archive.contains(&stored) {
+            return Pieces::parse(&self.place, &self.archive.raw(&stored)?.bytes).map(Some);
         }
-        let texts = value("tokens")?.texts()?;
-        let scores = value("scores")?.numbers()?;
-        let kinds = value("token_type").and_then(|kinds| kinds.numbers()).unwrap_or_default();
-        let piece = |(i, (text, score)): (usize, (&String, &f64))| Piece {
-            text: text.clone(),
-            score: *score,
-            kind: kinds.get(i).map_or(1, |kind| *kind as u64),
-        };
-        let charsmap = value("precompiled_charsmap").and_then(|map| map.numbers()).unwrap_or_default();
-        Some(Pieces {
-            pieces: texts.iter().zip(scores).enumerate().map(piece).collect(),
-            unknown: value("unknown_token_id").and_then(|id| id.unsigned()).unwrap_or(2) as usize,
-            charsmap: charsmap.iter().map(|byte| *byte as u8).collect(),
-        })
+        Ok(vocabulary::read(&self.archive))
     }
 }
 

@@ -8,7 +8,7 @@ use super::files::{ModelFiles, option};
 use super::kind::Traits;
 use super::parts::{Index, Part, Parts};
 use super::pipeline::Source;
-use super::scan::Scan;
+use super::scan::{Scan, tokenizers_near};
 use crate::error::{Error, Result};
 use crate::sampling::{Sampler, SamplerConfig};
 use crate::text::Tokenizer;
@@ -251,13 +251,7 @@ impl Inventory {
             return Ok(());
         }
         if let Some(encoder) = &files.text_encoder {
-            let folder = if encoder.is_dir() { encoder.as_path() } else { encoder.parent().unwrap_or(Path::new("")) };
-            for below in ["", "../tokenizer", "google/umt5-xxl", "../google/umt5-xxl"] {
-                let folder = folder.join(below);
-                if ["tokenizer.json", "spiece.model"].iter().any(|name| folder.join(name).is_file()) {
-                    found.push(folder);
-                }
-            }
+            found.extend(tokenizers_near(encoder));
         }
         let text = |path: &PathBuf| path.to_string_lossy().to_ascii_lowercase();
         found.retain(|path| {

@@ -1,6 +1,7 @@
 //! A model: networks, tokenizer and settings, put together from parts wherever they come from.
 
 mod candidate;
+mod conversion;
 mod defaults;
 mod files;
 mod inspect;
@@ -10,10 +11,12 @@ mod lora;
 mod parts;
 mod pipeline;
 mod scan;
+mod vocabulary;
 
 use std::path::Path;
 use std::sync::OnceLock;
 
+pub use conversion::conversion_metadata;
 pub use defaults::Defaults;
 pub use files::ModelFiles;
 pub use inspect::{Inspection, PartReport, RunReport, TensorGroup, TensorReport};

@@ -39,6 +39,14 @@ pub(super) struct Scan {
     pub others: Vec<(PathBuf, String)>,
 }
 
+/// The folders with a tokenizer that lie where the layouts of models have them, seen from a text encoder's file or folder.
+pub(super) fn tokenizers_near(encoder: &Path) -> Vec<PathBuf> {
+    let folder = if encoder.is_dir() { encoder } else { encoder.parent().unwrap_or(Path::new("")) };
+    let places = ["", "../tokenizer", "google/umt5-xxl", "../google/umt5-xxl"].map(|below| folder.join(below));
+    let has = |folder: &PathBuf| ["tokenizer.json", "spiece.model"].iter().any(|name| folder.join(name).is_file());
+    places.into_iter().filter(has).collect()
+}
+
 /// A group of files that make up one archive.
 enum Group {
     File(PathBuf),

@@ -9,6 +9,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use write::Metadata;
 pub(super) use write::{Writer, number_of};
 
 use super::file::{Entry, Parsed, Stored, check_name, count, in_order};

@@ -89,6 +89,7 @@ pub(super) const UMT5_WAN: &[Rule] = &[
 /// UMT5 as llama.cpp names T5's encoder in GGUF.
 pub(super) const UMT5_GGUF: &[Rule] = &[
     ("token_embd.*", "shared.*"),
+    ("token_embd.*", "encoder.embed_tokens.*"),
     ("enc.blk.#.attn_norm.*", "encoder.block.#.layer.0.layer_norm.*"),
     ("enc.blk.#.attn_q.*", "encoder.block.#.layer.0.SelfAttention.q.*"),
     ("enc.blk.#.attn_k.*", "encoder.block.#.layer.0.SelfAttention.k.*"),

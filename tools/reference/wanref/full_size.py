@@ -1,7 +1,8 @@
 """Folders of the real models' shapes in sparse files: every tensor by name and size, all of it a hole in the file system.
 
 For what depends on sizes alone: `mutoscope plan` and `inspect`, and runs that measure memory (their weights are zeros).
-Shapes are those of diffusers' and transformers' own classes, made without memory. Some kilobytes each on disk.
+Shapes are those of diffusers' and transformers' own classes, made without memory. Some kilobytes each on disk. Weights are
+bf16; with `-q4_k` behind a model's name, its transformers are GGUF and the matrices of their blocks Q4_K.
 """
 
 import json
@@ -9,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import gguf
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
@@ -51,13 +53,34 @@ def hole(path, tensors, dtype, size):
     return end
 
 
+def hole_in_gguf(path, tensors):
+    """The same as GGUF: the matrices of blocks in Q4_K, what has one dimension in F32, the rest in BF16."""
+    types = gguf.GGMLQuantizationType
+    writer = gguf.GGUFWriter(path, "wan")
+    end = 0
+    for name, tensor in tensors.items():
+        matrix = tensor.dim() == 2 and name.startswith("blocks.")
+        kind = types.Q4_K if matrix else types.F32 if tensor.dim() < 2 else types.BF16
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        count = tensor.numel() // block * size
+        writer.add_tensor_info(name, tensor.shape, torch.zeros(1).numpy().dtype, count, raw_dtype=kind)
+        end += -(-count // 32) * 32
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with open(path, "r+b") as file:
+        file.truncate(-(-path.stat().st_size // 32) * 32 + end)
+
+
 def settings(model, path):
     values = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
     path.write_text(json.dumps({"_class_name": type(model).__name__, **values}, default=list))
 
 
-def make(folder, name):
-    root = folder / name
+def make(folder, wanted):
+    root = folder / wanted
+    name = wanted.removesuffix("-q4_k")
     for part in ("transformer", "text_encoder", "vae", "scheduler"):
         (root / part).mkdir(parents=True, exist_ok=True)
     shutil.copytree(GOLDENS / "pipelines" / "a" / "tokenizer", root / "tokenizer", dirs_exist_ok=True)
@@ -71,17 +94,23 @@ def make(folder, name):
         json.dumps({**UMT5_XXL, "architectures": ["UMT5EncoderModel"], "model_type": "umt5"})
     )
     words = {k: v for k, v in encoder.state_dict().items() if k != "encoder.embed_tokens.weight"}
-    size = hole(root / "transformer" / "diffusion_pytorch_model.safetensors", transformer.state_dict(), "BF16", 2)
+    def weights(part):
+        if wanted != name:
+            return hole_in_gguf(root / part / f"{part}-q4_k.gguf", transformer.state_dict())
+        return hole(root / part / "diffusion_pytorch_model.safetensors", transformer.state_dict(), "BF16", 2)
+
+    weights("transformer")
     hole(root / "text_encoder" / "model.safetensors", words, "BF16", 2)
     hole(root / "vae" / "diffusion_pytorch_model.safetensors", vae.state_dict(), "F32", 4)
     index = {"_class_name": "WanPipeline", "expand_timesteps": name == "ti2v-5b"}
     if name == "t2v-a14b":
-        shutil.copytree(root / "transformer", root / "transformer_2", dirs_exist_ok=True, ignore=lambda *_: ["diffusion_pytorch_model.safetensors"])
-        hole(root / "transformer_2" / "diffusion_pytorch_model.safetensors", transformer.state_dict(), "BF16", 2)
+        (root / "transformer_2").mkdir(exist_ok=True)
+        settings(transformer, root / "transformer_2" / "config.json")
+        weights("transformer_2")
         index["boundary_ratio"] = 0.875
     (root / "model_index.json").write_text(json.dumps(index))
     (root / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    print(f"{root}: a transformer of {size // 2:,} parameters")
+    print(f"{root}: a transformer of {sum(tensor.numel() for tensor in transformer.state_dict().values()):,} parameters")
 
 
 if __name__ == "__main__":
