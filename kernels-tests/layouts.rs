@@ -207,13 +207,14 @@ fn cases<'g>(goldens: &'g [Golden]) -> Vec<(&'g str, &'g Golden, &'g Value)> {
         let found = goldens.iter().find_map(|golden| Some((name, golden, first(golden, name)?)));
         found.unwrap_or_else(|| panic!("no case of {name}"))
     };
-    // Two residual blocks and one, sharded bf16; the residual VAE; two transformers; CLIP for one picture and for two; VACE.
-    ["a", "b", "d", "e", "f", "g", "h"].map(of).into()
+    // Two residual blocks and one, sharded bf16; the residual VAE; two transformers; CLIP for one picture and for two; VACE;
+    // two transformers that see no picture.
+    ["a", "b", "d", "e", "f", "g", "h", "i"].map(of).into()
 }
 
 #[test]
 fn every_layout_gives_the_latents_of_diffusers_folder() {
-    let goldens = ["pipelines", "known", "vace"].map(Golden::open);
+    let goldens = ["pipelines", "known", "vace", "experts"].map(Golden::open);
     let engine = Engine::on(gpu());
     for (name, golden, case) in cases(&goldens) {
         let request = asked(golden, case);

@@ -8,6 +8,7 @@ mod combine;
 mod convert;
 mod device;
 mod embedded;
+mod experts;
 mod failures;
 mod files;
 mod golden;

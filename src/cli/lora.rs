@@ -10,7 +10,8 @@ pub struct LoraArguments {
     /// A LoRA file, and how strongly it is used [default: 1]; may be repeated
     ///
     /// Files for Wan in any of the usual dialects (diffusers, ComfyUI, kohya, PEFT), as safetensors or PyTorch's. In models
-    /// with two transformers, :high or :low says for which of them: high.safetensors:1:high.
+    /// with two transformers, :high or :low says for which of them: high.safetensors:1:high. Of a file with layers for each
+    /// of two, each gets its own.
     #[arg(long = "lora", value_name = "FILE[:WEIGHT[:high|low]]", value_parser = file)]
     files: Vec<LoraFile>,
 }

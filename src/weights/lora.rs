@@ -29,6 +29,10 @@ const PREFIXES: &[&str] = &[
     "lycoris_",
 ];
 
+/// What stands before the names of layers, behind the prefixes, where a file tells the two transformers of a model apart:
+/// that for high noise and that for low. Beside `transformer_2.` the first is also called by what a single one is.
+const OF_TWO: [&str; 2] = ["transformer_1.", "transformer_2."];
+
 /// Endings of tensors of methods other than LoRA, and what these are called.
 const OTHER_METHODS: &[(&str, &str)] = &[
     (".dora_scale", "DoRA"),
@@ -50,7 +54,10 @@ const OF_PICTURES: &[&str] =
 pub struct Lora {
     archive: Archive,
     layers: BTreeMap<String, Layer>,
-    alpha: Alpha,
+    /// For a model's first transformer, and for its second.
+    alphas: [Alpha; 2],
+    /// Whether names tell the layers of two transformers apart.
+    of_two: bool,
 }
 
 /// What a file holds for one layer: names of its tensors.
@@ -120,8 +127,30 @@ impl Lora {
                 return Err(archive.error(one, "the other factor of its product is missing"));
             }
         }
-        let alpha = Alpha::of(&archive)?;
-        Ok(Self { archive, layers, alpha })
+        let alphas = [Alpha::of(&archive, "transformer.")?, Alpha::of(&archive, "transformer_2.")?];
+        let of_two = layers.keys().any(|layer| expert(layer).is_some());
+        Ok(Self { archive, layers, alphas, of_two })
+    }
+
+    /// What each of a model's two transformers gets: that for high noise, and that for low. Both get the whole file, unless
+    /// its names tell the layers of two apart, as those of a `transformer.` and a `transformer_2.`, which diffusers writes
+    /// when it is given the layers of both, or of a `transformer_1.` and a `transformer_2.`, as trainers of both do.
+    pub fn for_two(&self) -> [Self; 2] {
+        if !self.of_two {
+            return [self.clone(), self.clone()];
+        }
+        [0, 1].map(|at| {
+            let of_this = |(name, _): &(&String, &Layer)| expert(name).unwrap_or(0) == at;
+            let layers = self.layers.iter().filter(of_this).map(|(name, layer)| (name.clone(), layer.clone()));
+            let alpha = if at == 0 { &self.alphas[0] } else { &self.alphas[1] };
+            let alphas = [alpha.clone(), alpha.clone()];
+            Self { archive: self.archive.clone(), layers: layers.collect(), alphas, of_two: false }
+        })
+    }
+
+    /// Whether it changes no layer: one [of two](Lora::for_two) may not.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
     }
 
     /// The file.
@@ -159,7 +188,7 @@ impl Lora {
             let down = matrix(&a, r, k).filter(|_| fits).ok_or_else(|| misfit(down, &a))?;
             let up = matrix(&b, n, r).ok_or_else(|| misfit(up, &b))?;
             let alpha = layer.alpha.as_ref().map(|name| self.number(name)).transpose()?;
-            scale *= self.alpha.scale(alpha, name, r);
+            scale *= self.alphas[0].scale(alpha, name, r);
             deltas.push((target.tensor.clone(), Delta::LowRank(LowRank { down, up, scale })));
         }
         let whole = [
@@ -206,11 +235,16 @@ impl Archive {
     /// ([`Scope::low_rank`](super::Scope::low_rank)); all else is merged, in f32, when the tensor is asked for.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when tensors of a file fit no layer, or not its shape, and are not those for pictures.
+    /// [`Error::Tensor`] when tensors of a file fit no layer, or not its shape, and are not those for pictures;
+    /// [`Error::Model`] for a file with the layers of two transformers, of which [`Lora::for_two`] gives those of one.
     pub fn adapted(&self, loras: &[(&Lora, f32)]) -> Result<Adapted> {
         let aliases = aliases(self);
         let (mut deltas, mut unused) = (Vec::new(), Vec::new());
         for &(lora, strength) in loras {
+            if lora.of_two {
+                let reason = "it has layers for each of two transformers, and this model has one";
+                return Err(Error::model(lora.path(), reason));
+            }
             let mut unknown = Vec::new();
             for (name, layer) in &lora.layers {
                 match find(&aliases, name, layer.diff_table.is_some()) {
@@ -267,6 +301,17 @@ fn find<'a>(aliases: &'a HashMap<String, String>, layer: &str, table: bool) -> O
         if let Some(known) = known {
             return Some(known);
         }
+        name = PREFIXES.iter().chain(&OF_TWO).find_map(|prefix| name.strip_prefix(prefix))?;
+    }
+}
+
+/// Which of two transformers a file's layer is for, if its name says so: 0 for high noise, 1 for low.
+fn expert(layer: &str) -> Option<usize> {
+    let mut name = layer;
+    loop {
+        if let Some(at) = OF_TWO.iter().position(|prefix| name.starts_with(prefix)) {
+            return Some(at);
+        }
         name = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
     }
 }
@@ -302,8 +347,8 @@ fn sort<'a, 'n>(name: &'n str, layers: &'a mut BTreeMap<String, Layer>) -> Optio
 }
 
 impl Alpha {
-    /// From what diffusers keeps in the file, or PEFT beside it (`adapter_config.json`).
-    fn of(archive: &Archive) -> Result<Self> {
+    /// From what diffusers keeps in the file, or PEFT beside it (`adapter_config.json`), for a model part in diffusers' words.
+    fn of(archive: &Archive, part: &str) -> Result<Self> {
         let path = archive.path();
         let beside = path.with_file_name("adapter_config.json");
         let is_peft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_model."));
@@ -317,7 +362,7 @@ impl Alpha {
             .map_err(|e| broken(&format!("are no JSON object: {}", clip(&e.to_string()))))?;
         // diffusers says `transformer.lora_alpha`, PEFT `lora_alpha`.
         let get = |key: &str| {
-            let fits = |name: &str| name == key || name.strip_prefix("transformer.") == Some(key);
+            let fits = |name: &str| name == key || name.strip_prefix(part) == Some(key);
             settings.iter().find(|(name, _)| fits(name)).map(|(_, value)| value)
         };
         let yes = |key: &str| get(key).and_then(serde_json::Value::as_bool) == Some(true);

@@ -44,11 +44,12 @@ pub struct LoraFile {
 
 impl Model {
     /// The same model with LoRA files added to its transformers, all at once. Layers that it does not have are
-    /// [left out](Model::unused_by_loras) when they read pictures by CLIP.
+    /// [left out](Model::unused_by_loras) when they read pictures by CLIP. Of a file that has layers for each of two
+    /// transformers, each gets its own.
     ///
     /// # Errors
     /// When a file is broken or of another method, when it changes layers that the model does not have, or when it is
-    /// meant for one of two transformers and the model has one.
+    /// meant for one of two transformers, or for two, and the model has one.
     pub fn with_loras(mut self, files: &[LoraFile]) -> Result<Self> {
         if files.is_empty() {
             return Ok(self);
@@ -61,24 +62,33 @@ impl Model {
             ));
         }
         let loras = files.iter().map(|file| Lora::open(&file.path)).collect::<Result<Vec<_>>>()?;
+        let of_each: Vec<[Lora; 2]> = match self.transformer_low {
+            Some(_) => loras.iter().map(Lora::for_two).collect(),
+            None => loras.iter().map(|lora| [lora.clone(), lora.clone()]).collect(),
+        };
         let mut unused = Vec::new();
-        let mut adapt = |role: &str, transformer: &WanTransformer, not: Experts| -> Result<WanTransformer> {
-            let chosen: Vec<(&Lora, f32)> = loras
-                .iter()
-                .zip(files)
-                .filter(|(_, file)| file.experts != not)
-                .map(|(lora, file)| (lora, file.strength))
-                .collect();
+        let mut adapt = |role: &str, transformer: &WanTransformer, this: Experts| -> Result<WanTransformer> {
+            let mut chosen = Vec::new();
+            for ([high, low], file) in of_each.iter().zip(files) {
+                let lora = if this == Experts::Low { low } else { high };
+                if file.experts == this && lora.is_empty() {
+                    let reason = format!("{}: none of its layers is for that transformer", file.path.display());
+                    return Err(Error::request("--lora", reason));
+                }
+                if file.experts == this || file.experts == Experts::All {
+                    chosen.push((lora, file.strength));
+                }
+            }
             let archive = self.archives.iter().find(|(name, _)| *name == role).map(|(_, archive)| archive);
             let archive = archive.ok_or_else(|| Error::Internal(format!("a model without a {role}")))?;
             let adapted = archive.adapted(&chosen)?;
             unused.extend(adapted.unused);
             WanTransformer::load(&adapted.archive, transformer.config().clone())
         };
-        self.transformer = adapt("transformer", &self.transformer, Experts::Low)?;
+        self.transformer = adapt("transformer", &self.transformer, Experts::High)?;
         if let Some(Expert { transformer, boundary }) = &self.transformer_low {
             self.transformer_low =
-                Some(Expert { transformer: adapt("transformer_2", transformer, Experts::High)?, boundary: *boundary });
+                Some(Expert { transformer: adapt("transformer_2", transformer, Experts::Low)?, boundary: *boundary });
         }
         for (lora, file) in loras.iter().zip(files) {
             let name =

@@ -166,5 +166,21 @@ CONFIGS = {
             vace=True,
             contrast=1.0,
         ),
+        # As Wan 2.2 T2V-A14B: two transformers, text alone.
+        Config(
+            name="i",
+            transformer=dict(
+                num_attention_heads=2, attention_head_dim=14, num_layers=2, ffn_dim=44, text_dim=20, freq_dim=32, in_channels=4, out_channels=4
+            ),
+            text=dict(d_model=20, num_heads=3, d_kv=6, d_ff=36, num_layers=2),
+            vae=dict(base_dim=2, num_res_blocks=2, z_dim=4, dim_mult=[1, 2, 3, 3]),
+            tokenizer="unigram",
+            vocab=320,
+            sampler="unipc",
+            shift=6.0,
+            dtype=torch.float16,
+            boundary=0.875,
+            contrast=1.0,
+        ),
     )
 }

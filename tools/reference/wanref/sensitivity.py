@@ -96,7 +96,7 @@ def make(store: Store) -> None:
         doc["pipelines"][name] = found
         highest = max(found["tensors"], key=found["tensors"].get)
         print(f"pipeline {name}: {len(found['tensors'])} tensors; least felt: {highest}, {found['tensors'][highest]} dB; {found['inputs']}", flush=True)
-        limit = FAINT if name in ("d", "e", "f", "g", "h") else LIMIT
+        limit = FAINT if name in ("d", "e", "f", "g", "h", "i") else LIMIT
         hidden = {key: db for key, db in {**found["tensors"], **found["inputs"]}.items() if db > limit}
         assert not hidden, f"pipeline {name} hides {hidden}"
     store.save("sensitivity", doc)
