@@ -40,6 +40,11 @@ impl Golden {
         list
     }
 
+    /// A value that all cases share.
+    pub fn value(&self, key: &str) -> &Value {
+        &self.cases[key]
+    }
+
     /// A number that all cases share.
     pub fn number(&self, key: &str) -> usize {
         count(&self.cases, key)

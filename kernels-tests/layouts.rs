@@ -1,9 +1,10 @@
-//! The golden pipelines' weights in every layout that people have: each is recognised and gives the very latents that the
-//! folder of diffusers gives.
+//! The golden pipelines' weights in every layout that people have: each is recognised and gives the very latents and
+//! frames that the folder of diffusers gives.
 
 use std::path::{Path, PathBuf};
 
 use mutoscope::Error;
+use mutoscope::media::Frame;
 use mutoscope::pipeline::{Engine, Inspection, Model, ModelFiles, Precision, Request};
 use mutoscope::tensor::DType;
 use mutoscope::weights::Archive;
@@ -87,13 +88,13 @@ fn tensors(name: &str, folder: &str, network: Network, layout: Layout, prefix: &
     found
 }
 
-fn copy(name: &str, from: &str, to: &Path) {
+pub(crate) fn copy(name: &str, from: &str, to: &Path) {
     std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
     std::fs::copy(pipeline(name).join(from), to).unwrap_or_else(|e| panic!("{from}: {e}"));
 }
 
 /// The transformer's settings in the words of Wan's authors.
-fn authors_config(name: &str, folder: &str, to: &Path) {
+pub(crate) fn authors_config(name: &str, folder: &str, to: &Path) {
     let ours: Value =
         serde_json::from_slice(&std::fs::read(pipeline(name).join(folder).join("config.json")).expect("read"))
             .expect("JSON");
@@ -113,7 +114,7 @@ fn authors_config(name: &str, folder: &str, to: &Path) {
     std::fs::write(to, theirs.to_string()).expect("written");
 }
 
-fn tokenizer(name: &str, to: &Path) {
+pub(crate) fn tokenizer(name: &str, to: &Path) {
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         copy(name, &format!("tokenizer/{file}"), &to.join(file));
     }
@@ -183,21 +184,21 @@ fn comfy(name: &str, root: &Path, prefix: &str) -> PathBuf {
 }
 
 /// A request that no default decides, with the frames that a golden case knows.
-fn asked(golden: &Golden, case: &Value) -> Request {
+pub(crate) fn asked(golden: &Golden, case: &Value) -> Request {
     let request = request(case, Precision::F32);
     let known = if case["known"].is_array() { known(golden, case) } else { Vec::new() };
     let sampler = Some(text(case, "sampler").parse().expect("a sampler"));
     Request { known, steps: Some(2), sampler, shift: case["shift"].as_f64(), ..request }
 }
 
-fn open(files: &ModelFiles) -> Model {
+pub(crate) fn open(files: &ModelFiles) -> Model {
     Model::open_files(files).unwrap_or_else(|e| panic!("{files:?}: {e}"))
 }
 
-/// The latents of a model, as bits.
-fn latents(engine: &Engine, model: &Model, request: &Request) -> Vec<u32> {
-    let (video, _) = engine.generate_frames(model, request).unwrap_or_else(|e| panic!("{e}"));
-    video.latents.to_f32().into_iter().map(f32::to_bits).collect()
+/// What a model makes: its latents, as bits, and its frames.
+pub(crate) fn made(engine: &Engine, model: &Model, request: &Request) -> (Vec<u32>, Vec<Frame>) {
+    let (video, frames) = engine.generate_frames(model, request).unwrap_or_else(|e| panic!("{e}"));
+    (video.latents.to_f32().into_iter().map(f32::to_bits).collect(), frames)
 }
 
 /// The first case of each golden pipeline that has to be asked for pictures or not.
@@ -213,12 +214,12 @@ fn cases<'g>(goldens: &'g [Golden]) -> Vec<(&'g str, &'g Golden, &'g Value)> {
 }
 
 #[test]
-fn every_layout_gives_the_latents_of_diffusers_folder() {
+fn every_layout_gives_the_latents_and_frames_of_diffusers_folder() {
     let goldens = ["pipelines", "known", "vace", "experts"].map(Golden::open);
     let engine = Engine::on(gpu());
     for (name, golden, case) in cases(&goldens) {
         let request = asked(golden, case);
-        let expected = latents(&engine, &open(&ModelFiles::new(pipeline(name))), &request);
+        let expected = made(&engine, &open(&ModelFiles::new(pipeline(name))), &request);
         let folder = tempfile::tempdir().expect("a folder");
         let (authors_root, comfy_root) = (folder.path().join("Wan"), folder.path().join("models"));
         authors(name, &authors_root);
@@ -238,7 +239,7 @@ fn every_layout_gives_the_latents_of_diffusers_folder() {
         for (way, files) in ways {
             let model = open(&files);
             assert_eq!(model.conditioning(), open(&ModelFiles::new(pipeline(name))).conditioning(), "{name}: {way}");
-            assert!(latents(&engine, &model, &request) == expected, "{name}: {way}: other latents");
+            assert!(made(&engine, &model, &request) == expected, "{name}: {way}: another video");
         }
     }
 }
@@ -249,7 +250,7 @@ fn one_file_may_hold_all_and_a_tokenizer_lies_in_the_text_encoder() {
     let golden = Golden::open("pipelines");
     let case = golden.list("cases").iter().find(|case| case["pipeline"] == "a").expect("a case");
     let (engine, request) = (Engine::on(gpu()), asked(&golden, case));
-    let expected = latents(&engine, &open(&ModelFiles::new(pipeline("a"))), &request);
+    let expected = made(&engine, &open(&ModelFiles::new(pipeline("a"))), &request);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("all.safetensors");
     let mut all = tensors("a", "transformer", Network::Transformer, Layout::Wan, "model.diffusion_model.");
@@ -263,7 +264,7 @@ fn one_file_may_hold_all_and_a_tokenizer_lies_in_the_text_encoder() {
     // Beside one file for all there is one config for one of them: the others' in files of their own.
     authors_config("a", "transformer", &folder.path().join("config.json"));
     copy("a", "vae/config.json", &file.with_extension("json"));
-    assert!(latents(&engine, &open(&ModelFiles::new(&file)), &request) == expected);
+    assert!(made(&engine, &open(&ModelFiles::new(&file)), &request) == expected);
 
     // Without the tokenizer it says so.
     let mut rest = tensors("a", "transformer", Network::Transformer, Layout::Wan, "");

@@ -5,6 +5,7 @@
 mod checkpoint;
 mod cli;
 mod combine;
+mod containers;
 mod convert;
 mod device;
 mod embedded;
@@ -26,6 +27,7 @@ mod portability;
 mod properties;
 mod quant;
 mod quantised_models;
+mod quantised_pipelines;
 mod sampling;
 mod sizes;
 mod text;

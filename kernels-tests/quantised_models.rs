@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mutoscope::Error;
-use mutoscope::gpu::{Gpu, GpuOptions};
+use mutoscope::gpu::Gpu;
 use mutoscope::graph::{Graph, NodeKind, Recording};
 use mutoscope::models::umt5::{Umt5, Umt5Config};
 use mutoscope::models::wan_transformer::{Conditions, WanTransformer, WanTransformerConfig};
@@ -13,6 +13,7 @@ use mutoscope::weights::{Archive, Config, Source};
 
 use crate::device::gpu;
 use crate::golden::{distance, pipeline};
+use crate::memory::own;
 
 /// Both networks multiply the same f32 values in the same order.
 const SAME: f64 = 1e-5;
@@ -20,7 +21,7 @@ const SAME: f64 = 1e-5;
 const CHANGED: f64 = 1e-3;
 
 /// Tensors by name.
-type Tensors = BTreeMap<String, HostTensor>;
+pub(crate) type Tensors = BTreeMap<String, HostTensor>;
 
 /// Normal values of a deviation.
 fn normal(shape: Shape, seed: u64, deviation: f32) -> HostTensor {
@@ -64,7 +65,7 @@ fn quantised(tensors: &Tensors, dtype: DType) -> Tensors {
 }
 
 /// An archive of tensors: GGUF's blocks in a GGUF file, the others in safetensors.
-fn archive(tensors: &Tensors) -> Archive {
+pub(crate) fn archive(tensors: &Tensors) -> Archive {
     let (blocks, plain): (Vec<_>, Vec<_>) = tensors.iter().partition(|(_, tensor)| tensor.dtype().block_elements() > 1);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("plain.safetensors");
@@ -77,12 +78,14 @@ fn archive(tensors: &Tensors) -> Archive {
 }
 
 /// A GGUF file, version 3, whose metadata say that tensors were stored under other shapes than these.
-fn gguf(tensors: &[(&String, &HostTensor)], shapes: &[(&str, &[i32])]) -> Vec<u8> {
-    let number = |dtype: DType| match dtype {
-        DType::Q4_0 => 2u32,
-        DType::Q8_0 => 8,
-        DType::Q4K => 12,
-        other => panic!("{other} is not written here"),
+pub(crate) fn gguf(tensors: &[(&String, &HostTensor)], shapes: &[(&str, &[i32])]) -> Vec<u8> {
+    // In the order of `ggml_type`; what is not named there was never written by anyone.
+    const TYPES: [&str; 15] =
+        ["f32", "f16", "q4_0", "q4_1", "", "", "q5_0", "q5_1", "q8_0", "", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"];
+    let number = |dtype: DType| match TYPES.iter().position(|name| *name == dtype.name()) {
+        Some(number) => number as u32,
+        None if dtype == DType::BF16 => 30,
+        None => panic!("{dtype} is not written here"),
     };
     let mut file = [b"GGUF", &3u32.to_le_bytes()[..]].concat();
     file.extend([tensors.len() as u64, shapes.len() as u64].iter().flat_map(|n| n.to_le_bytes()));
@@ -136,7 +139,7 @@ fn leaves(recording: &Recording, dtype: DType) -> usize {
 }
 
 /// The transformer of pipeline `a`, made wider, and its settings.
-fn transformer() -> (Tensors, WanTransformerConfig) {
+pub(crate) fn transformer() -> (Tensors, WanTransformerConfig) {
     let folder = pipeline("a").join("transformer");
     let config = Config::open(folder.join("config.json")).and_then(|config| WanTransformerConfig::read(&config));
     let golden = Archive::open(&folder, "diffusion_pytorch_model").expect("an archive");
@@ -144,7 +147,10 @@ fn transformer() -> (Tensors, WanTransformerConfig) {
 }
 
 /// The velocity `y` of a transformer as a graph, and the graph's inputs.
-fn velocity_of(archive: &Archive, config: &WanTransformerConfig) -> (Recording, [(&'static str, HostTensor); 4]) {
+pub(crate) fn velocity_of(
+    archive: &Archive,
+    config: &WanTransformerConfig,
+) -> (Recording, [(&'static str, HostTensor); 4]) {
     let model = WanTransformer::load(archive, config.clone()).unwrap_or_else(|e| panic!("{e}"));
     let text_dim = archive.shape_of("condition_embedder.text_embedder.linear_1.weight").expect("there")[1];
     let inputs = [
@@ -185,28 +191,33 @@ fn a_transformer_computes_with_the_values_that_its_weights_stand_for() {
     }
 }
 
+/// Looks for the smallest device that a graph runs on: there some weights must pass through, and nowhere a bit be another.
+pub(crate) fn pass_through(what: &str, recording: &Recording, inputs: &[(&str, HostTensor)]) {
+    // What others hold on the shared device would count.
+    let gpu = own(None);
+    let (whole, _) = run_on(&gpu, recording, inputs).unwrap_or_else(|e| panic!("{e}"));
+    let (mut most, mut fails, mut fits) = (0, 0, 10 << 20);
+    while fits - fails > 1 << 12 {
+        let budget = fails + (fits - fails) / 2;
+        match run_on(&gpu.within(budget), recording, inputs) {
+            Ok((y, streamed)) => {
+                assert_eq!(y, whole, "{what} in {budget} bytes");
+                (most, fits) = (most.max(streamed), budget);
+            }
+            Err(Error::OutOfMemory(_)) => fails = budget,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    println!("{what}: up to {most} bytes passed through, in {fits}");
+    assert!(most > 0, "all {what} weights stayed: nothing was tried");
+}
+
 #[test]
 fn quantised_weights_pass_through_a_small_device() {
     let (original, config) = transformer();
-    // What others hold on the shared device would count.
-    let options = GpuOptions { device: std::env::var("MUTOSCOPE_DEVICE").ok(), ..GpuOptions::default() };
-    let gpu = Gpu::open(&options).unwrap_or_else(|e| panic!("{e}"));
     for dtype in [DType::Q8_0, DType::Q4K] {
         let (recording, inputs) = velocity_of(&archive(&quantised(&original, dtype)), &config);
-        let (whole, _) = run_on(&gpu, &recording, &inputs).unwrap_or_else(|e| panic!("{e}"));
-        let mut most = 0;
-        for budget in (1..=40).rev().map(|n| n << 18) {
-            match run_on(&gpu.within(budget), &recording, &inputs) {
-                Ok((y, streamed)) => {
-                    assert_eq!(y, whole, "{dtype} in {budget} bytes");
-                    most = most.max(streamed);
-                }
-                Err(Error::OutOfMemory(_)) => break,
-                Err(other) => panic!("{other}"),
-            }
-        }
-        println!("{dtype}: up to {most} bytes passed through");
-        assert!(most > 0, "all {dtype} weights stayed: nothing was tried");
+        pass_through(dtype.name(), &recording, &inputs);
     }
 }
 

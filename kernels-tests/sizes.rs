@@ -27,16 +27,22 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
 }
 
-/// Values from -1 to 1 that a name stands for.
-fn noise(name: &str) -> impl Fn(usize) -> f32 + use<> {
+/// Random bits that a name stands for.
+pub(crate) fn hash(name: &str) -> impl Fn(usize) -> u32 + use<> {
     let seed = crc32(name.as_bytes());
     move |i| {
         let mut h = (i as u32).wrapping_mul(0x9e37_79b1).wrapping_add(seed);
         for (shift, factor) in [(16, 0x85eb_ca6b), (13, 0xc2b2_ae35)] {
             h = (h ^ (h >> shift)).wrapping_mul(factor);
         }
-        ((h ^ (h >> 16)) >> 8) as f32 / (1 << 23) as f32 - 1.0
+        h ^ (h >> 16)
     }
+}
+
+/// Values from -1 to 1 that a name stands for.
+fn noise(name: &str) -> impl Fn(usize) -> f32 + use<> {
+    let hash = hash(name);
+    move |i| (hash(i) >> 8) as f32 / (1 << 23) as f32 - 1.0
 }
 
 /// To the nearest bf16, ties to even.
@@ -45,19 +51,24 @@ fn bf16(value: f32) -> [u8; 2] {
     (((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16).to_le_bytes()
 }
 
+/// The elements of a weight of a name and a shape, in bf16.
+pub(crate) fn elements(name: &str, shape: &[usize]) -> Vec<u8> {
+    let fan_in = shape.iter().skip(1).product::<usize>();
+    let weight = name.ends_with("weight");
+    let gain = name.ends_with("gamma") || (weight && shape.len() == 1);
+    let factor = if weight && !gain { (3.0 / fan_in as f64).sqrt() as f32 } else { 0.3 };
+    let (value, base) = (noise(name), if gain { 1.0 } else { 0.0 });
+    (0..shape.iter().product()).flat_map(|i| bf16(value(i) * factor + base)).collect()
+}
+
 /// The tensors of a case as a safetensors file in memory, in bf16.
 fn archive(case: &Value) -> Archive {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for tensor in case["tensors"].as_array().expect("a list of tensors") {
         let (name, shape) = (tensor[0].as_str().expect("a name"), tensor[1].as_array().expect("a shape"));
         let shape: Vec<usize> = shape.iter().map(|dim| dim.as_u64().expect("a dimension") as usize).collect();
-        let fan_in = shape.iter().skip(1).product::<usize>();
-        let weight = name.ends_with("weight");
-        let gain = name.ends_with("gamma") || (weight && shape.len() == 1);
-        let factor = if weight && !gain { (3.0 / fan_in as f64).sqrt() as f32 } else { 0.3 };
-        let (value, start) = (noise(name), data.len());
-        let base = if gain { 1.0 } else { 0.0 };
-        data.extend((0..shape.iter().product()).flat_map(|i| bf16(value(i) * factor + base)));
+        let start = data.len();
+        data.extend(elements(name, &shape));
         header.insert(name.into(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, data.len()]}));
     }
     let header = Value::from(header).to_string();

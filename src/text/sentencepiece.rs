@@ -49,7 +49,9 @@ impl Pieces {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = match path.is_dir() {
-            true => ["spiece.model", "tokenizer.json"].map(|name| path.join(name)).into_iter().find(|file| file.exists()),
+            true => {
+                ["spiece.model", "tokenizer.json"].map(|name| path.join(name)).into_iter().find(|file| file.exists())
+            }
             false => Some(path.to_path_buf()),
         };
         let file = file.ok_or_else(|| Error::model(path, "there is no spiece.model here, and no tokenizer.json"))?;

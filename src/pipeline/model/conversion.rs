@@ -62,7 +62,8 @@ fn checked(path: &Path) -> Result<Pieces> {
     let again = Tokenizer::from_pieces(path, pieces.clone())?;
     for text in SAMPLES {
         if whole.encode(text)? != again.encode(text)? {
-            let reason = "GGUF cannot keep this tokenizer, only those of the class T5Tokenizer: texts would get other tokens";
+            let reason =
+                "GGUF cannot keep this tokenizer, only those of the class T5Tokenizer: texts would get other tokens";
             return Err(Error::model(path, reason));
         }
     }
