@@ -221,6 +221,12 @@ fn converted_files_are_all_that_a_run_needs() {
     let tokenizer = other.display().to_string();
     let (code, message) = refused(&["convert", &from, &to, "--type", "f16", "--tokenizer", &tokenizer]);
     assert!(code == 4 && message.contains("T5Tokenizer") && !path("x.gguf").exists(), "{code} {message}");
+    // One that merely lies beside is left where it is.
+    let b = pipeline("b").join("text_encoder").display().to_string();
+    let output = mutoscope(&["convert", &b, &to, "--type", "f16"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && message.contains("has no tokenizer in it"), "{message}");
+    assert!(ours(&path("x.gguf")).metadata("tokenizer.ggml.tokens").is_none());
 }
 
 #[test]

@@ -86,10 +86,17 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(0)
 }
 
+fn into_gguf(path: &std::path::Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
 fn run_with(arguments: &Arguments, cancelled: &AtomicBool, reporter: &mut Reporter) -> Result<Converted> {
     let archive = open_for_conversion(&arguments.input)?;
-    let metadata = conversion_metadata(&archive, &arguments.input, arguments.tokenizer.as_deref())?;
-    convert(&archive, &arguments.output, arguments.to, &metadata, &mut |done, total| {
+    let beside = conversion_metadata(&archive, &arguments.input, arguments.tokenizer.as_deref())?;
+    if let Some(reason) = beside.without_tokenizer.filter(|_| into_gguf(&arguments.output)) {
+        reporter.note(&format!("the new file has no tokenizer in it: {reason}"));
+    }
+    convert(&archive, &arguments.output, arguments.to, &beside.metadata, &mut |done, total| {
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }

@@ -26,8 +26,8 @@ pub use condition::{Condition, Conditioning};
 pub use engine::{Engine, EngineOptions, Event, Phase, Video};
 pub use known::Known;
 pub use model::{
-    Defaults, Experts, Inspection, LoraFile, Model, ModelFiles, PartReport, RunReport, TensorGroup, TensorReport,
-    conversion_metadata,
+    Beside, Defaults, Experts, Inspection, LoraFile, Model, ModelFiles, PartReport, RunReport, TensorGroup,
+    TensorReport, conversion_metadata,
 };
 pub use plan::Plan;
 pub use request::{Precision, Request, Settings};

@@ -22,38 +22,47 @@ const SAMPLES: [&str; 5] = [
     "</s> <pad> <unk> <extra_id_0>",
 ];
 
+/// What goes into a file of converted weights beside them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Beside {
+    /// The file's metadata.
+    pub metadata: Vec<(String, Metadata)>,
+    /// Why a text encoder's tokenizer is not among them.
+    pub without_tokenizer: Option<String>,
+}
+
 /// What a conversion of `archive`, opened from `input`, should keep beside the weights: the network's settings, if they
 /// lie beside it, and a text encoder's vocabulary: that of `tokenizer` (a folder, `spiece.model` or `tokenizer.json`),
 /// else the one within the file, else one that lies where the layouts of models have it.
 ///
 /// # Errors
-/// When the settings or the tokenizer are broken, or the tokenizer is none that GGUF could keep: its texts would get other
-/// tokens.
-pub fn conversion_metadata(
-    archive: &Archive,
-    input: &Path,
-    tokenizer: Option<&Path>,
-) -> Result<Vec<(String, Metadata)>> {
+/// When the settings are broken, or the tokenizer that was named is, or is none that GGUF could keep: its texts would get
+/// other tokens. Of one that merely lies there this is only told.
+pub fn conversion_metadata(archive: &Archive, input: &Path, tokenizer: Option<&Path>) -> Result<Beside> {
     let found = recognise(archive.names());
-    let [found] = &found[..] else { return Ok(Vec::new()) };
+    let [found] = &found[..] else { return Ok(Beside::default()) };
     let place = input.to_path_buf();
     let candidate = Candidate { found: found.clone(), place, side: Side::Unsaid, archive: archive.clone() };
-    let mut told = Vec::new();
+    let mut beside = Beside::default();
     if let Some(config) = candidate.config()? {
         let text = serde_json::Value::Object(config.into_values()).to_string();
-        told.push((CONFIG.to_owned(), Metadata::Text(text)));
+        beside.metadata.push((CONFIG.to_owned(), Metadata::Text(text)));
     }
     if found.network == Network::TextEncoder {
-        let pieces = match tokenizer {
-            Some(path) => Some(checked(path)?),
-            None => match candidate.pieces()? {
-                Some(pieces) => Some(pieces),
-                None => tokenizers_near(input).first().map(|path| checked(path)).transpose()?,
+        let pieces = match (tokenizer, candidate.pieces()?) {
+            (Some(path), _) => Ok(checked(path)?),
+            (None, Some(pieces)) => Ok(pieces),
+            (None, None) => match tokenizers_near(input).first() {
+                Some(path) => checked(path).map_err(|error| error.to_string()),
+                None => Err("there is none within the file or beside it; --tokenizer names one".into()),
             },
         };
-        told.extend(pieces.as_ref().map(vocabulary::written).unwrap_or_default());
+        match pieces {
+            Ok(pieces) => beside.metadata.extend(vocabulary::written(&pieces)),
+            Err(reason) => beside.without_tokenizer = Some(reason),
+        }
     }
-    Ok(told)
+    Ok(beside)
 }
 
 /// The vocabulary of a tokenizer, if nothing but the vocabulary makes it.

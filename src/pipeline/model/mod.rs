@@ -16,7 +16,7 @@ mod vocabulary;
 use std::path::Path;
 use std::sync::OnceLock;
 
-pub use conversion::conversion_metadata;
+pub use conversion::{Beside, conversion_metadata};
 pub use defaults::Defaults;
 pub use files::ModelFiles;
 pub use inspect::{Inspection, PartReport, RunReport, TensorGroup, TensorReport};

@@ -3,6 +3,7 @@
     tools/reference/convert BINARY       a built mutoscope
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -20,10 +21,10 @@ GGUF = {"f32": 0.0, "f16": 1e-3, "bf16": 4e-3, "q8_0": 6e-3, "q4_0": 0.12, "q4_k
 SAFETENSORS = {"f32": 0.0, "f16": 1e-3, "bf16": 4e-3, "fp8": 4e-2}
 
 
-def by_gguf(path: Path) -> dict[str, torch.Tensor]:
+def by_gguf(path: Path, architecture: str = "wan") -> dict[str, torch.Tensor]:
     """The tensors of a file as the gguf package reads and expands them."""
     reader = gguf.GGUFReader(path)
-    assert reader.get_field("general.architecture").contents() == "wan"
+    assert reader.get_field("general.architecture").contents() == architecture
     tensors = {}
     for tensor in reader.tensors:
         values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
@@ -78,6 +79,28 @@ def check(binary: str, pipeline: str, kind: str, ending: str, most: float, folde
     print(f"{pipeline} {kind} {ending}: {len(theirs)} tensors, worst {errors[worst]:.1e} ({worst})", flush=True)
 
 
+def check_text_encoder(binary: str, pipeline: str, folder: Path) -> None:
+    """A text encoder in llama.cpp's names and with its vocabulary, as the gguf package knows them of T5."""
+    source, new = PIPELINES / pipeline / "text_encoder", folder / "t5.gguf"
+    subprocess.run([binary, "convert", str(source), str(new), "--type", "f32", "--quiet"], check=True)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, 64)
+    original = {}
+    for file in source.glob("*.safetensors"):
+        original |= load_file(file)
+    original.pop("encoder.embed_tokens.weight", None)
+    theirs = by_gguf(new, "t5encoder")
+    expected = {names.get_name(name, try_suffixes=(".weight",)): values for name, values in original.items()}
+    assert theirs.keys() == expected.keys(), theirs.keys() ^ expected.keys()
+    assert all(error(values, expected[name]) == 0 for name, values in theirs.items())
+    field = lambda key: gguf.GGUFReader(new).get_field(key).contents()
+    vocabulary = json.loads((PIPELINES / pipeline / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert field("tokenizer.ggml.model") == "t5"
+    assert field("tokenizer.ggml.tokens") == [text for text, _ in vocabulary]
+    assert all(abs(a - b) < 1e-5 for a, (_, b) in zip(field("tokenizer.ggml.scores"), vocabulary, strict=True))
+    assert field("t5encoder.embedding_length") == original["shared.weight"].shape[1]
+    print(f"{pipeline} text encoder: {len(theirs)} tensors, {len(vocabulary)} pieces", flush=True)
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
@@ -89,6 +112,7 @@ def main() -> int:
                     if pipeline == "b" and kind in ("q8_0", "q4_0", "q4_k"):
                         continue  # rows of 60 elements are no blocks of 32
                     check(sys.argv[1], pipeline, kind, ending, most, Path(folder))
+        check_text_encoder(sys.argv[1], "a", Path(folder))
     return 0
 
 
