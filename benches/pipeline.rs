@@ -34,7 +34,7 @@ fn pipeline(criterion: &mut Criterion) {
     let engine = Engine::new(&options).unwrap_or_else(|error| panic!("benches need an adapter: {error}"));
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/pipelines/a");
     let model = Model::embedded().or_else(|_| Model::open(golden)).unwrap_or_else(|error| panic!("{error}"));
-    let prompt = "a red circle moves right over a blue background";
+    let prompt = "a bee moves right on a pink background";
     let request = Request { size: Some((64, 64)), frames: Some(5), steps: Some(2), seed: 7, ..Request::new(prompt) };
 
     let mut group = criterion.benchmark_group(format!("{} 64x64x5, 2 steps", model.name()));

@@ -17,7 +17,7 @@ fn small() -> Request {
         frames: Some(5),
         steps: Some(2),
         precision: Precision::F32,
-        ..Request::new("a red circle moves right over a blue background")
+        ..Request::new("a bee moves right on a pink background")
     }
 }
 

@@ -9,7 +9,7 @@
 //! # fn main() -> mutoscope::Result<()> {
 //! let engine = Engine::new(&EngineOptions::default())?;
 //! let model = Model::embedded()?; // or Model::open("Wan2.1-T2V-1.3B-Diffusers")?
-//! let request = Request { seed: 7, ..Request::new("a red circle moves right over a blue background") };
+//! let request = Request { seed: 7, ..Request::new("a strawberry moves up at night") };
 //! let (video, frames) = engine.generate_frames(&model, &request)?;
 //!
 //! let Settings { width, height, fps, .. } = video.settings;
@@ -37,7 +37,7 @@
 //! let (device, queue) = pollster::block_on(adapter.request_device(&wanted))?;
 //!
 //! let engine = Engine::on(Gpu::from_device(device.clone(), queue.clone())?);
-//! let request = Request::new("a green star moves down over a black background");
+//! let request = Request::new("a rocket moves up in space");
 //! engine.generate(&Model::embedded()?, &request, &mut |event| {
 //!     if let Event::Frame { index, frame } = event {
 //!         println!("frame {index}: {}x{}", frame.width, frame.height); // show it, send it, write it

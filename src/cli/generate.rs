@@ -20,7 +20,7 @@ use super::{Outcome, Stop, lora, output, resume, tiling};
 const EXAMPLES: &str = "\
 Examples:
   With the model inside the binary:
-    mutoscope generate \"a red circle moves right over a blue background\" --out circle.mp4
+    mutoscope generate \"a strawberry moves up at night\" --out strawberry.mp4
   With a downloaded one, three seconds, another seed:
     mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers \\
         --size 832x480 --seconds 3 --seed 7 --out cat.mp4
@@ -37,12 +37,12 @@ Examples:
     mutoscope generate \"a red fox sits on the bench\" --model Wan2.1-VACE-1.3B-diffusers \\
         --video bench.mp4 --mask white-where-the-fox-is.png --reference fox.jpg --out fox.mp4
   The frames as pictures, for an editor:
-    mutoscope generate \"a green star falls\" --out frames/%04d.png
+    mutoscope generate \"a star falls from above at night\" --out frames/%04d.png
   A long run that a power cut, a full disk or Ctrl-C does not undo; `mutoscope resume cat.run` goes on:
     mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-14B-Diffusers \\
         --checkpoint cat.run --out cat.mp4
   For a program: events on standard output, one JSON object a line (start, progress, done or error):
-    mutoscope generate \"a green star falls\" --out star.gif --json
+    mutoscope generate \"a star falls from above at night\" --out star.gif --json
 
 The recipe (prompt, seed, settings, model and its hash) is kept in the file's own metadata. The same seed and settings
 on the same device give the same video, bit for bit; the noise is that of a diffusers script with the same seed.

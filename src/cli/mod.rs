@@ -70,7 +70,7 @@ Environment:
 
 const EXAMPLES: &str = "\
 Examples:
-  mutoscope generate \"a red circle moves right over a blue background\" --out circle.mp4
+  mutoscope generate \"a strawberry moves up at night\" --out strawberry.mp4
   mutoscope generate \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers --out cat.mp4
   mutoscope plan \"a cat walks on grass\" --model Wan2.1-T2V-1.3B-Diffusers --vram 6GB
   mutoscope inspect Wan2.1-T2V-1.3B

@@ -238,6 +238,7 @@ def main():
     source.add_argument("--real", action="store_true", help="renderings")
     parser.add_argument("--model", default=str(run.OUT / "model"), help="the folder for --own (%(default)s)")
     parser.add_argument("--count", type=int, default=300, help="text prompts; the other abilities take a tenth (300)")
+    parser.add_argument("--size", help="of what is generated, WxH (that of the configuration)")
     parser.add_argument("--preset", help="which part of config.json counts")
     parser.add_argument("--out", type=Path, default=run.OUT / "evaluate", help="for sheets and the table (%(default)s)")
     parser.add_argument("rest", nargs="*", help="after --: more arguments of the binary")
@@ -250,7 +251,8 @@ def main():
     run.log("evaluate", recognisers_on_renderings=reader.own())
     with tempfile.TemporaryDirectory() as folder:
         make = Own(a.model) if a.own else Real() if a.real else Binary(a.binary, a.rest, Path(folder))
-        e = Evaluation(make, reader, c["size"], c["frames"], a.out)
+        size = [int(n) for n in a.size.split("x")] if a.size else c["size"]
+        e = Evaluation(make, reader, size, c["frames"], a.out)
         few = max(4, a.count // 10)
         e.text_to_video(a.count)
         e.image_to_video(few)
