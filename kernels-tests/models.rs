@@ -9,10 +9,10 @@ use mutoscope::models::clip_vision::ClipVision;
 use mutoscope::models::umt5::Umt5;
 use mutoscope::models::wan_transformer::{Conditions, WanTransformer};
 use mutoscope::models::wan_vae::{WanVaeDecoder, WanVaeEncoder};
-use mutoscope::nn::Stream;
+use mutoscope::nn::{FeedForward, Linear, Stream};
 use mutoscope::pipeline::ImageProcessor;
 use mutoscope::sampling::randn;
-use mutoscope::tensor::{DType, HostTensor};
+use mutoscope::tensor::{DType, HostTensor, Weight};
 use mutoscope::text::{Tokenizer, prompt_clean};
 use mutoscope::weights::Config;
 
@@ -247,6 +247,31 @@ pub(crate) fn frames_last(video: &HostTensor, range: Range<usize>) -> HostTensor
     let of_frame = |t: usize| (0..plane).flat_map(move |i| (0..channels).map(move |c| (c * all + t) * plane + i));
     let picked: Vec<f32> = range.clone().flat_map(of_frame).map(|i| values[i]).collect();
     HostTensor::from_f32([range.len(), rows, columns, channels], &picked)
+}
+
+/// More tokens than go through a feed-forward layer at once, in both types of products, under one gate and one a frame.
+#[test]
+fn feed_forward_goes_in_runs_of_tokens() {
+    let [tokens, channels, hidden] = [8_400, 8, 24];
+    let weight = |dims: &[usize], seed: u64| Weight::new("of a layer", randn(dims, seed));
+    let layer = |n: usize, k: usize| Linear::new(weight(&[n, k], n as u64), Some(weight(&[n], k as u64)));
+    let feed_forward = FeedForward::new(layer(hidden, channels), layer(channels, hidden));
+    for (gates, compute, bound) in [(1, DType::F32, 1e-5), (21, DType::F32, 1e-5), (21, DType::F16, 2e-3)] {
+        let graph = Graph::new();
+        let residual = graph.constant(randn([1, tokens, channels], 1));
+        let gate = graph.constant(randn([gates, channels], 2));
+        let x = graph.constant(randn([1, tokens, channels], 3)).cast(compute);
+        graph.output("result", feed_forward.gated_add_to(residual, gate, x));
+        let recording = graph.finish().expect("a graph");
+        let longest =
+            recording.nodes.iter().filter(|node| node.ty.shape.last() == hidden).map(|node| node.ty.shape.rows());
+        assert!(longest.max().expect("a product") < tokens, "all tokens at once");
+        let nothing = BTreeMap::new();
+        let (got, wanted) = (&run(&recording, &nothing)["result"], &run_twins(&recording, &nothing)["result"]);
+        let error = distance(got, wanted);
+        println!("{gates} gates, {compute}: {error:.1e}");
+        assert!(error <= bound, "{gates} gates, {compute}: off by {error:e}");
+    }
 }
 
 #[test]

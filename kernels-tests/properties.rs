@@ -72,7 +72,7 @@ fn random_graph(steps: &[Step]) -> Recording {
             }
             6 if (rows * columns) % 8 == 0 => a.reshape([8, rows * columns / 8]),
             6 | 7 => a.permute(&[1, 0]),
-            8 if b.shape()[1] == columns && rows + b.shape()[0] <= 64 => a.concat(b),
+            8 if b.shape()[1] == columns && rows + b.shape()[0] <= 64 => a.concat(&[b]),
             8 | 9 => a.layer_norm(Some((row(salt), row(salt + 1))), 1e-5, DType::F32),
             10 if a.shape() == b.shape() => {
                 let weights = graph.constant(HostTensor::from_f32([2], &[0.5, -0.25]));
@@ -302,7 +302,7 @@ proptest! {
                 4 => x.reshape([a, b]),
                 5 => x.slice(a..b),
                 6 => x.permute(&[1, 0]),
-                7 => x.concat(y),
+                7 => x.concat(&[y]),
                 8 => x.attention(y, y, a, 1.0, Default::default()),
                 9 => x.layer_norm(None, 1e-5, DType::F32),
                 10 => x.rms_norm(y, 1e-5, DType::F16),

@@ -11,8 +11,8 @@ struct Params {
     y_at: u32,   // and its place in y
 }
 
-@group(0) @binding(${next()}) var<storage, read> x: array<${T}>;        // [A, ...] or [B, ...]
-@group(0) @binding(${next()}) var<storage, read_write> y: array<${T}>;  // [A + B, ...]
+@group(0) @binding(${next()}) var<storage, read> x: array<${T}>;        // [A, ...], one operand
+@group(0) @binding(${next()}) var<storage, read_write> y: array<${T}>;  // [A + B + ..., ...]
 @group(0) @binding(${next()}) var<uniform> p: Params;
 
 //# if HALVES

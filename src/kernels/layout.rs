@@ -10,9 +10,9 @@ use crate::graph::{
 };
 use crate::tensor::{DType, Shape};
 
-/// y = a, then b, along the outermost dimension.
+/// y = a, then b, and so on, along the outermost dimension.
 ///
-/// Inputs: \[A, ...\] and \[B, ...\] of one type (f32, f16 or u32). Output: \[A + B, ...\].
+/// Inputs: two or more, \[A, ...\], \[B, ...\] and so on, of one type (f32, f16 or u32). Output: \[A + B + ..., ...\].
 #[derive(Clone, Copy, Debug)]
 pub struct Concat;
 
@@ -109,26 +109,36 @@ impl Kernel for Concat {
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<TensorType, String> {
-        let [a, b] = inputs else { return Err(format!("takes two tensors, not {}", inputs.len())) };
-        if a.dtype != b.dtype || !matches!(a.dtype, DType::F32 | DType::F16 | DType::U32) {
-            return Err(format!("takes two tensors of f32, f16 or u32, not {} and {}", a.dtype, b.dtype));
+        let [a, others @ ..] = inputs else { return Err("takes two tensors or more, not 0".into()) };
+        if others.is_empty() {
+            return Err("takes two tensors or more, not 1".into());
         }
-        let (Some((&first, rest)), Some((&second, others))) =
-            (a.shape.dims().split_first(), b.shape.dims().split_first())
-        else {
+        if let Some(b) =
+            inputs.iter().find(|b| b.dtype != a.dtype || !matches!(b.dtype, DType::F32 | DType::F16 | DType::U32))
+        {
+            return Err(format!("takes tensors of one type, f32, f16 or u32, not {} and {}", a.dtype, b.dtype));
+        }
+        let Some((_, rest)) = a.shape.dims().split_first() else {
             return Err("scalars have no dimension to join".into());
         };
-        if rest != others || a.shape.count() == 0 || b.shape.count() == 0 {
+        let joins = |b: &&TensorType| {
+            b.shape.dims().split_first().is_some_and(|(_, other)| other == rest) && b.shape.count() > 0
+        };
+        if let Some(b) = inputs.iter().find(|b| !joins(b)) {
             return Err(format!("{} and {} do not join along their first dimension", a.shape, b.shape));
         }
-        let dims: Vec<usize> = [first + second].iter().chain(rest).copied().collect();
+        let all = inputs.iter().map(|ty| ty.shape[0]).sum();
+        let dims: Vec<usize> = [all].iter().chain(rest).copied().collect();
         Ok(TensorType::new(dims.as_slice(), a.dtype))
     }
 
     fn launch(&self, call: &Call<'_>, profile: &DeviceProfile) -> Result<Launch, String> {
-        let (a, b) = (&call.inputs[0], &call.inputs[1]);
-        let mut dispatches = self.copy(0, a, 0, profile)?;
-        dispatches.extend(self.copy(1, b, a.shape.count(), profile)?);
+        let mut dispatches = Vec::new();
+        let mut place = 0;
+        for (i, ty) in call.inputs.iter().enumerate() {
+            dispatches.extend(self.copy(i, ty, place, profile)?);
+            place += ty.shape.count();
+        }
         Ok(Launch { dispatches, ..Launch::default() })
     }
 
@@ -137,7 +147,7 @@ impl Kernel for Concat {
     }
 
     fn twin(&self, inputs: &[Twin]) -> Vec<f64> {
-        twins::layout::concat(&inputs[0], &inputs[1])
+        twins::layout::concat(inputs)
     }
 }
 
@@ -214,10 +224,10 @@ impl Kernel for Permute {
 }
 
 impl<'g> Var<'g> {
-    /// self \[A, ...\], then other \[B, ...\] along the outermost dimension; both f32, f16 or u32.
+    /// self \[A, ...\], then the others \[B, ...\] in order, along the outermost dimension; all f32, f16 or u32.
     #[track_caller]
-    pub fn concat(self, other: Var<'g>) -> Var<'g> {
-        self.graph().apply(Concat, &[self, other])
+    pub fn concat(self, others: &[Var<'g>]) -> Var<'g> {
+        self.graph().apply(Concat, &[&[self], others].concat())
     }
 
     /// Dimensions reordered: the result's i-th is axes\[i\] of self (NumPy's `transpose`); f32.
@@ -228,17 +238,20 @@ impl<'g> Var<'g> {
 }
 
 /// `concat` in [`ALL`](super::ALL).
-pub const CONCAT: Op = Op { name: "concat", summary: "a, then b, along the outermost dimension", cases: concat_cases };
+pub const CONCAT: Op =
+    Op { name: "concat", summary: "a, then b, and so on, along the outermost dimension", cases: concat_cases };
 /// `permute` in [`ALL`](super::ALL).
 pub const PERMUTE: Op = Op { name: "permute", summary: "dimensions reordered", cases: permute_cases };
 
 fn concat_cases() -> Vec<Case> {
     use DType::{F16, F32, U32};
-    let case = |a: &[usize], b: &[usize], ty: DType| {
+    let of = |shapes: &[&[usize]], ty: DType| {
         let fill = if ty == U32 { Fill::Below(100_000) } else { Fill::Normal(1.0) };
-        let input = |shape: &[usize]| CaseInput::normal(shape, ty).fill(fill);
-        Case::new(format!("{a:?}_{b:?}_{ty}"), Concat, vec![input(a), input(b)])
+        let label: String = shapes.iter().map(|shape| format!("{shape:?}_")).collect();
+        let inputs = shapes.iter().map(|&shape| CaseInput::normal(shape, ty).fill(fill)).collect();
+        Case::new(format!("{label}{ty}"), Concat, inputs)
     };
+    let case = |a: &[usize], b: &[usize], ty: DType| of(&[a, b], ty);
     vec![
         case(&[2, 12], &[3, 12], F32),
         case(&[1], &[1], F32),
@@ -253,6 +266,9 @@ fn concat_cases() -> Vec<Case> {
         case(&[301, 233], &[100, 233], F32),
         case(&[17, 96], &[1031, 96], F32),
         case(&[301, 461], &[302, 461], F16),
+        of(&[&[3, 5], &[1, 5], &[4, 5]], F16),
+        of(&[&[1], &[1], &[1], &[1], &[1]], F32),
+        of(&[&[128, 24], &[128, 24], &[44, 24]], F32),
         case(&[2, 60, 104, 96], &[1, 60, 104, 96], F32).bench(),
     ]
 }

@@ -165,7 +165,7 @@ impl ClipVision {
             .permute(&[1, 3, 0, 2, 4])
             .reshape([across * across, channels * patch * patch])
             .matmul(graph.weight(&self.patch_weight), Epilogue::default());
-        let tokens = graph.weight(&self.class).reshape([1, dim]).concat(patches);
+        let tokens = graph.weight(&self.class).reshape([1, dim]).concat(&[patches]);
         let placed = tokens.add(graph.weight(&self.positions)).reshape([1, self.tokens(), dim]);
         let mut x = self.norm.apply(placed, DType::F32);
         for (i, layer) in self.layers.iter().enumerate() {

@@ -41,7 +41,7 @@ impl<'g> Stream<'g> {
     fn advance(&self, frames: Var<'g>, x: Var<'g>) {
         let (keep, arrived) = (frames.shape()[0], x.shape()[0]);
         let last =
-            if arrived >= keep { x.slice(arrived - keep..arrived) } else { frames.slice(arrived..keep).concat(x) };
+            if arrived >= keep { x.slice(arrived - keep..arrived) } else { frames.slice(arrived..keep).concat(&[x]) };
         self.graph.assign(frames, last);
     }
 }

@@ -16,6 +16,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Of `weight` \[N, K\] and `bias` \[N\].
+    pub fn new(weight: Weight, bias: Option<Weight>) -> Self {
+        Self { weight, bias, low_rank: Vec::new() }
+    }
+
     /// Reads `weight` \[N, inputs\] and, if there is one, `bias`; N is the file's.
     pub fn load(scope: &Scope, inputs: usize) -> Self {
         let [n, _] = scope.dims("weight");

@@ -77,7 +77,7 @@ impl Condition {
                 let further = graph.constant(channels.clone());
                 let joined = latents
                     .reshape(without_batch(latents.shape()))
-                    .concat(further.reshape(without_batch(further.shape())));
+                    .concat(&[further.reshape(without_batch(further.shape()))]);
                 let [channels, frames, rows, columns] = [0, 1, 2, 3].map(|axis| joined.shape()[axis]);
                 joined.reshape([1, channels, frames, rows, columns])
             }

@@ -2,9 +2,9 @@
 
 use crate::graph::Twin;
 
-/// a, then b.
-pub fn concat(a: &Twin, b: &Twin) -> Vec<f64> {
-    a.values.iter().chain(&b.values).copied().collect()
+/// One after the other.
+pub fn concat(all: &[Twin]) -> Vec<f64> {
+    all.iter().flat_map(|x| &x.values).copied().collect()
 }
 
 /// x with y.shape\[i\] = x.shape\[axes\[i\]\].

@@ -2,8 +2,7 @@
 
 use super::WanTransformerConfig;
 use crate::graph::Var;
-use crate::kernels::pointwise::Activation;
-use crate::nn::{Attention, Context, LayerNorm, Linear, Rope};
+use crate::nn::{Attention, Context, FeedForward, LayerNorm, Linear, Rope};
 use crate::tensor::{DType, Weight};
 use crate::weights::Scope;
 
@@ -14,8 +13,7 @@ pub(super) struct Block {
     attn2: Attention,
     /// None when `cross_attn_norm` is off.
     norm2: Option<LayerNorm>,
-    ffn_in: Linear,
-    ffn_out: Linear,
+    ffn: FeedForward,
     /// \[6, C\]
     table: Weight,
     eps: f32,
@@ -45,21 +43,16 @@ pub(super) fn add_table<'g, const P: usize>(table: Var<'g>, rows: Var<'g>) -> [V
 
 impl Block {
     pub fn load(scope: &Scope, dim: usize, config: &WanTransformerConfig) -> Self {
-        let ffn_in = Linear::load(&scope.at("ffn.net.0.proj"), dim);
+        let up = Linear::load(&scope.at("ffn.net.0.proj"), dim);
+        let down = Linear::load_sized(&scope.at("ffn.net.2"), dim, up.outputs());
         Self {
             attn1: Attention::load(&scope.at("attn1"), dim, config.heads, config.eps),
             attn2: Attention::load(&scope.at("attn2"), dim, config.heads, config.eps),
             norm2: scope.has("norm2.weight").then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
-            ffn_out: Linear::load_sized(&scope.at("ffn.net.2"), dim, ffn_in.outputs()),
-            ffn_in,
+            ffn: FeedForward::new(up, down),
             table: scope.vector("scale_shift_table", [6, dim]),
             eps: config.eps,
         }
-    }
-
-    /// How many features its feed-forward layer has.
-    pub fn hidden(&self) -> usize {
-        self.ffn_in.outputs()
     }
 
     /// Whether it attends to pictures.
@@ -83,7 +76,6 @@ impl Block {
         let x = self.attn1.out().gated_add_to(x, gate1, attended);
         let normed = self.norm2.as_ref().map_or_else(|| x.cast(compute), |norm| norm.apply(x, compute));
         let x = self.attn2.out().add_to(x, self.attn2.cross_attend(normed, context, key_bias));
-        let hidden = self.ffn_in.activate(x.ada_norm(shift2, scale2, self.eps, compute), Activation::GeluTanh);
-        self.ffn_out.gated_add_to(x, gate2, hidden)
+        self.ffn.gated_add_to(x, gate2, x.ada_norm(shift2, scale2, self.eps, compute))
     }
 }

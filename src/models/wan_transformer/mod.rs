@@ -238,12 +238,6 @@ impl WanTransformer {
         self.dim
     }
 
-    /// The most features that a token has anywhere: those inside the feed-forward layers.
-    pub fn widest(&self) -> usize {
-        let control = self.vace.as_ref().map_or(0, Vace::widest);
-        self.blocks.iter().map(Block::hidden).fold(self.dim.max(control), usize::max)
-    }
-
     /// Text states \[B, S, E\] and CLIP's states of pictures \[1, P, I\] -> keys and values of every block, and of
     /// those that read the control video, in `compute` precision.
     #[track_caller]

@@ -78,11 +78,6 @@ impl Vace {
         self.blocks.len()
     }
 
-    /// The most features that a token has in it.
-    pub fn widest(&self) -> usize {
-        self.blocks.iter().map(|vace| vace.block.hidden()).max().unwrap_or(0)
-    }
-
     /// Keys and values of what its blocks attend to.
     #[track_caller]
     pub fn contexts<'g>(&self, text: Var<'g>) -> impl Iterator<Item = Context<'g>> {
