@@ -141,6 +141,12 @@ def batch_loss(both, batch, c, weight):
         return (error * counts).sum() / counts.sum()
 
 
+def inside(name, parameter):
+    """Whether a parameter is a matrix of a block's, which Muon is for."""
+    skip = ("relative_attention_bias", "scale_shift_table")
+    return parameter.dim() == 2 and ("blocks." in name or "encoder.block." in name) and not any(s in name for s in skip)
+
+
 def branches(c):
     """The steps at which the scaling study's shorter runs leave the long one, by their share of its steps."""
     return {s: round(s * c["steps"]) - round(s * c["decay"]) for s in c["shares"]}
@@ -156,7 +162,7 @@ def train(share=1.0):
     compiled(transformer)
     both = torch.nn.ModuleList([encoder, transformer])
     average = copy.deepcopy(both).requires_grad_(False)
-    optimizer = optim.Both(encoder, transformer, c)
+    optimizer = optim.Both([(encoder, c["text_lr"]), (transformer, 1.0)], c, inside)
     parts = {"model": both, "average": average, "optimizer": optimizer}
     name, leave = f"dit-{share:g}", branches(c)
     checkpoint = run.Checkpoint(name, **parts)

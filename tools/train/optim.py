@@ -1,4 +1,4 @@
-"""The optimiser of the transformer and the text encoder: Muon for matrices inside, AdamW for everything else.
+"""The optimiser: Muon for the matrices and convolutions inside a network, AdamW for everything else.
 
 Muon (Jordan et al. 2024) makes every update of a matrix nearly orthogonal, here scaled to the spread that AdamW's has
 (arXiv:2502.16982), so that both take one learning rate. Matrices of one shape are done together.
@@ -34,7 +34,7 @@ def _shared_out(stacked):
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters of two axes. Groups may have an lr of their own."""
+    """For matrices, and for kernels of convolutions as the matrices [out, the rest]. Groups may have an lr of their own."""
 
     def __init__(self, groups, lr, momentum=0.95, weight_decay=0.0):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -50,36 +50,33 @@ class Muon(torch.optim.Optimizer):
                 for p in some:
                     if "momentum" not in self.state[p]:
                         self.state[p]["momentum"] = torch.zeros_like(p)
-                grads = [p.grad for p in some]
+                grads = [p.grad.contiguous() for p in some]
                 momenta = [self.state[p]["momentum"] for p in some]
                 torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
                 ahead = torch._foreach_lerp(grads, momenta, group["momentum"])
-                update = _shared_out(torch.stack(ahead)) * (0.2 * max(shape) ** 0.5)
+                rows = torch.stack(ahead).flatten(2)
+                update = (_shared_out(rows) * (0.2 * max(rows.shape[1:]) ** 0.5)).view(-1, *shape)
                 torch._foreach_mul_(some, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(some, list(update.unbind(0)), alpha=-group["lr"])
 
 
 class Both:
-    """Muon and AdamW as one: one state, one learning rate times each group's `share`; `muon` in the configuration is that
-    of its matrices, 0 for AdamW alone."""
+    """Muon and AdamW as one: one state, one learning rate times each group's `share`.
 
-    def __init__(self, encoder, transformer, c):
-        inside = lambda name, p: p.dim() == 2 and "blocks." in name or "encoder.block." in name and p.dim() == 2
-        skip = ("relative_attention_bias", "scale_shift_table")
+    `parts`: (network, share); `inside`: whether a parameter, of a name, is one of Muon's. In the configuration `muon` is the
+    share of those, 0 for AdamW alone.
+    """
+
+    def __init__(self, parts, c, inside):
         groups = {True: [], False: []}
-        for part, share in ((encoder, c["text_lr"]), (transformer, 1.0)):
-            for matrices in (True, False):
-                chosen = [
-                    p for n, p in part.named_parameters()
-                    if (inside(n, p) and c["muon"] > 0 and not any(s in n for s in skip)) == matrices
-                ]
+        for network, share in parts:
+            for of_muon in (True, False):
+                chosen = [p for n, p in network.named_parameters() if (c["muon"] > 0 and inside(n, p)) == of_muon]
                 if chosen:
-                    groups[matrices].append({"params": chosen, "share": share})
+                    groups[of_muon].append({"params": chosen, "share": share * (c["muon"] if of_muon else 1)})
         decay = c["weight_decay"]
         self.all = [torch.optim.AdamW(groups[False], lr=c["lr"], betas=(0.9, 0.99), weight_decay=decay)]
         if groups[True]:
-            for group in groups[True]:
-                group["share"] *= c["muon"]
             self.all.append(Muon(groups[True], lr=c["lr"], weight_decay=decay))
 
     def step(self, lr):

@@ -169,6 +169,14 @@ class Stages(unittest.TestCase):
         spread = torch.linalg.svdvals(optim.orthogonal(m).float())
         self.assertTrue((spread > 0.5).all() and (spread < 1.4).all(), spread)
 
+    def test_muon_takes_convolutions_as_matrices(self):
+        torch.manual_seed(3)
+        kernel = torch.nn.Parameter(torch.zeros(8, 4, 3, 3, 3))
+        kernel.grad = torch.randn(8, 4, 3, 3, 3).to(memory_format=torch.channels_last_3d)
+        optim.Muon([kernel], lr=1.0, momentum=0.0).step()
+        expected = -optim.orthogonal(kernel.grad.reshape(1, 8, -1)) * 0.2 * 108**0.5
+        torch.testing.assert_close(kernel.detach().reshape(1, 8, -1), expected)
+
     def test_loss_falls_and_given_frames_are_left_out(self):
         c = run.config("dit")
         torch.manual_seed(1)
@@ -180,7 +188,7 @@ class Stages(unittest.TestCase):
         ids = latents.token_rows(tokenizer, ["a cat", "a dog", "一只猫", "a fox moves left"])
         given = torch.tensor([[True, False, False]] * 4)
         there = torch.rand(4, 3, 4, 4) < 0.3
-        optimizer = optim.Both(encoder, transformer, c)
+        optimizer = optim.Both([(encoder, 1.0), (transformer, 1.0)], c, dit.inside)
         losses = []
         for step in range(12):
             torch.manual_seed(2)

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
 
+import optim
 import run
 import vae_parallel
 import vae_start
@@ -73,11 +74,17 @@ def evaluate(vae, held):
     return {"psnr": round(db, 2), "worst_frame": round(worst, 2), "latent_rms": round(latents.std().item(), 3)}
 
 
+def inside(name, parameter):
+    """Whether a parameter is the kernel of a convolution between features, which Muon is for."""
+    ends = ("conv_in", "conv_out", "quant_conv")
+    return parameter.dim() >= 4 and not any(end in name for end in ends)
+
+
 def train():
     """One worker's run."""
     c = run.config("vae")
     vae = model().to(run.device())
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=c["lr"], betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = optim.Both([(vae, 1.0)], c, inside)
     checkpoint = run.Checkpoint("vae", model=vae, optimizer=optimizer)
     step, saved = checkpoint.load(), time.time()
     held = held_out()
@@ -86,8 +93,6 @@ def train():
     while step < c["steps"] and not run.all_spent():
         shared, rng = run.step_generators(1, step)
         x = draw(shared, rng, step >= c["steps"] - c["decay"])
-        for group in optimizer.param_groups:
-            group["lr"] = run.learning_rate(step, c)
         with vae_parallel.parallel():
             with run.autocast():
                 mean, _ = vae_parallel.encode(vae, x)
@@ -97,8 +102,7 @@ def train():
             loss.backward()
         run.average_gradients(vae.parameters())
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(run.learning_rate(step, c))
         step += 1
         mean_loss += loss.detach()
         if time.time() - saved > 120:
