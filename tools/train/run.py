@@ -4,6 +4,7 @@ import json
 import os
 import random
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -96,7 +97,15 @@ if torch.cuda.is_available():
     torch.set_float32_matmul_precision("high")
 
 
-def _worker(index, stage, file, workers):
+def _end_without(parent):
+    """Ends this process when its parent is gone, however that ended: two trainings must not write one checkpoint."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _worker(index, stage, file, workers, parent):
+    threading.Thread(target=_end_without, args=(parent,), daemon=True).start()
     # One thread each: threads of one process wait for each other at every operation, processes once a step, which
     # is far better where other work shares the cores.
     torch.set_num_threads(1)
@@ -110,7 +119,7 @@ def workers(stage, count):
     if count == 1:
         return stage()
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_worker, args=(stage, f"{folder}/meet", count), nprocs=count)
+        mp.spawn(_worker, args=(stage, f"{folder}/meet", count, os.getpid()), nprocs=count)
 
 
 def wait():

@@ -2,7 +2,10 @@
 
 import os
 import random
+import subprocess
+import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -22,6 +25,20 @@ import text
 import vae_parallel
 import world
 from things import BACKGROUNDS, MOTION, MOTIONS, THINGS
+
+
+def endless():
+    """A stage that never ends, and tells who is at it."""
+    (run.OUT / f"worker-{run.rank()}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class Theatre(unittest.TestCase):
@@ -163,6 +180,24 @@ class Stages(unittest.TestCase):
         ramp = torch.arange(9.0).view(1, 1, 9, 1, 1)
         held = latents.filled(ramp, [[i in (2, 6) for i in range(9)]])
         self.assertEqual(held.flatten().tolist(), [2, 2, 2, 2, 2, 6, 6, 6, 6])
+
+    def test_workers_end_with_their_parent(self):
+        with tempfile.TemporaryDirectory() as out:
+            code = "import run, test_train\nif __name__ == '__main__': run.workers(test_train.endless, 2)"
+            (Path(out) / "endless_run.py").write_text(code)
+            env = {**os.environ, "TRAIN_OUT": out, "PYTHONPATH": str(run.HERE)}
+            parent = subprocess.Popen([sys.executable, f"{out}/endless_run.py"], env=env, stderr=subprocess.DEVNULL)
+            files, until = [Path(out) / f"worker-{i}" for i in range(2)], time.time() + 120
+            while not all(f.exists() and f.read_text() for f in files) and time.time() < until:
+                time.sleep(0.2)
+            pids = [int(f.read_text()) for f in files]
+            self.assertTrue(all(map(alive, pids)))
+            parent.kill()
+            parent.wait()
+            until = time.time() + 20
+            while any(map(alive, pids)) and time.time() < until:
+                time.sleep(0.2)
+            self.assertFalse(any(map(alive, pids)))
 
     def test_muon_makes_orthogonal_steps(self):
         m = torch.randn(3, 40, 100)
