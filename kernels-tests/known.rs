@@ -1,6 +1,7 @@
 //! Runs with frames that are known beforehand, against diffusers, and what such a run must hold.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use mutoscope::Error;
 use mutoscope::media::{Format, Frame, Recipe, Writer, read_picture, read_recipe};
@@ -54,7 +55,7 @@ pub(crate) fn known(golden: &Golden, case: &Value) -> Vec<Known> {
         let picture = |rgb: &[u8]| Frame::new(width as u32, height as u32, rgb.to_vec()).expect("a picture");
         let pixels: Vec<Frame> = pixels.chunks(height * width * 3).map(picture).collect();
         assert_eq!(pixels.len(), count(part, "count"));
-        Known { start, pixels }
+        Known { start, pixels: pixels.into() }
     };
     parts.iter().map(part).collect()
 }
@@ -96,7 +97,9 @@ fn known_frames_change_the_others_and_are_in_the_recipe() {
 
     // Another picture is another video to its end, and another recipe.
     let mut other = asked.clone();
-    other.known[0].pixels[0].rgb.iter_mut().for_each(|v| *v = 255 - *v);
+    let mut negative = other.known[0].pixels[0].clone();
+    negative.rgb.iter_mut().for_each(|v| *v = 255 - *v);
+    other.known = vec![Known::first(negative)];
     let (other, changed) = run(&other);
     assert_ne!(frames.last(), changed.last());
     assert_ne!(recipe.known, other.settings.recipe(&model, other.precision).known);
@@ -104,7 +107,7 @@ fn known_frames_change_the_others_and_are_in_the_recipe() {
     // The last frame, counted from the end or from the beginning, is the same frame.
     let picture = asked.known[0].pixels[0].clone();
     let last = Request { known: vec![Known::last(picture.clone())], ..asked.clone() };
-    let at = Request { known: vec![Known { start: 8, pixels: vec![picture] }], ..asked };
+    let at = Request { known: vec![Known { start: 8, pixels: Arc::new([picture]) }], ..asked };
     assert_eq!(run(&last).1, run(&at).1);
 }
 

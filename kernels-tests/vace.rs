@@ -1,5 +1,7 @@
 //! Runs with a control video, masks and references against `WanVACEPipeline` of diffusers, and what such a run must hold.
 
+use std::sync::Arc;
+
 use mutoscope::Error;
 use mutoscope::media::{Frame, read_picture, read_recipe};
 use mutoscope::pipeline::{Engine, Known, Model, Precision, Request, Settings};
@@ -59,7 +61,7 @@ fn asked(golden: &Golden, case: &Value) -> Request {
     Request {
         video: given(golden, case, "video").into(),
         mask: given(golden, case, "mask").into(),
-        references: references(golden, case),
+        references: references(golden, case).into(),
         control_scales: scales(case),
         known: known(golden, case),
         ..request(case, Precision::F32)
@@ -97,10 +99,10 @@ fn what_is_given_is_felt_and_in_the_recipe() {
     let (recipe, right) = run(&asked);
     assert_eq!((recipe.references.len(), recipe.mask.is_some()), (2, true));
     assert_eq!(recipe.video.as_ref().map(|video| (video.count, video.strength)), Some((9, None)));
-    let turned: Vec<Frame> = asked.references.iter().rev().cloned().collect();
+    let turned: Arc<[Frame]> = asked.references.iter().rev().cloned().collect();
     for other in [
         Request { mask: Vec::new().into(), ..asked.clone() },
-        Request { references: Vec::new(), ..asked.clone() },
+        Request { references: Arc::default(), ..asked.clone() },
         Request { references: turned, ..asked.clone() },
         Request { control_scales: vec![0.9], ..asked.clone() },
         Request { known: vec![Known::last(asked.references[0].clone())], ..asked.clone() },
@@ -131,7 +133,7 @@ fn what_a_model_cannot_take_is_refused_with_those_that_can() {
     let base = Request { frames: Some(5), size: Some((32, 32)), ..Request::new("a") };
     let video = vec![picture.clone(); 5];
     let with = |request: Request| Request { video: video.clone().into(), ..request };
-    refused(&plain, Request { references: vec![picture.clone()], ..base.clone() }, &["--reference", "VACE"]);
+    refused(&plain, Request { references: Arc::new([picture.clone()]), ..base.clone() }, &["--reference", "VACE"]);
     refused(&plain, with(Request { mask: vec![picture.clone()].into(), ..base.clone() }), &["--mask", "VACE"]);
     refused(&plain, Request { control_scales: vec![0.5], ..base.clone() }, &["--control-scale", "VACE"]);
     refused(&vace, with(Request { strength: Some(0.5), ..base.clone() }), &["--strength", "--control-scale"]);
@@ -140,8 +142,8 @@ fn what_a_model_cannot_take_is_refused_with_those_that_can() {
     refused(&vace, Request { control_scales: vec![0.5; 3], ..base.clone() }, &["--control-scale", "3", "2"]);
     refused(&vace, Request { control_scales: vec![f32::NAN], ..base.clone() }, &["--control-scale"]);
     let narrow = Frame::new(40, 7, vec![9; 840]).expect("a picture");
-    refused(&vace, Request { references: vec![narrow], ..base.clone() }, &["--reference", "40x7"]);
-    refused(&vace, Request { references: vec![picture; 1023], ..base }, &["--reference", "1023"]);
+    refused(&vace, Request { references: Arc::new([narrow]), ..base.clone() }, &["--reference", "40x7"]);
+    refused(&vace, Request { references: vec![picture; 1023].into(), ..base }, &["--reference", "1023"]);
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub struct ControlArguments {
 
 /// Adds what was given to a request that has its video already.
 pub fn read(arguments: &ControlArguments, model: &Model, request: Request) -> Result<Request> {
-    let references = arguments.reference.iter().map(read_picture).collect::<Result<Vec<Frame>>>()?;
+    let references = arguments.reference.iter().map(read_picture).collect::<Result<_>>()?;
     let control_scales = arguments.control_scale.iter().map(|&scale| scale as f32).collect();
     let request = Request { references, control_scales, ..request };
     let Some(path) = &arguments.mask else { return Ok(request) };

@@ -69,7 +69,7 @@ pub fn read(arguments: &KnownArguments, frames: impl FnOnce() -> Result<usize>) 
     let frames = frames()?;
     for part in known {
         let count = part.count(frames)?;
-        found.push(Known { start: part.start, pixels: pictures(&part.file, count, part.end.is_some())? });
+        found.push(Known { start: part.start, pixels: pictures(&part.file, count, part.end.is_some())?.into() });
     }
     Ok(found)
 }

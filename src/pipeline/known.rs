@@ -1,6 +1,7 @@
 //! Frames of a video that are given, as data.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -13,18 +14,18 @@ pub struct Known {
     /// The first of them, by its number from 0, or counted from the video's end: -1 is the last frame.
     pub start: isize,
     /// What they show, one after the other. Another size than the video's is stretched to it as diffusers does it.
-    pub pixels: Vec<Frame>,
+    pub pixels: Arc<[Frame]>,
 }
 
 impl Known {
     /// A picture to begin with.
     pub fn first(picture: Frame) -> Self {
-        Self { start: 0, pixels: vec![picture] }
+        Self { start: 0, pixels: Arc::new([picture]) }
     }
 
     /// A picture to end with.
     pub fn last(picture: Frame) -> Self {
-        Self { start: -1, pixels: vec![picture] }
+        Self { start: -1, pixels: Arc::new([picture]) }
     }
 
     /// What a recipe says of them.
@@ -105,7 +106,7 @@ mod tests {
 
     fn known(start: isize, count: usize) -> Known {
         let picture = Frame::new(1, 1, vec![7; 3]).expect("a picture");
-        Known { start, pixels: vec![picture; count] }
+        Known { start, pixels: vec![picture; count].into() }
     }
 
     #[test]

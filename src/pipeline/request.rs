@@ -58,7 +58,7 @@ pub struct Request {
     /// everything is, and the video guides it. Only for models that read a control video (VACE), as what follows.
     pub mask: Arc<[Frame]>,
     /// Pictures of what the video is to show, of any size.
-    pub references: Vec<Frame>,
+    pub references: Arc<[Frame]>,
     /// How loudly the control speaks: one number, or one for each block that reads it; 1 if open.
     pub control_scales: Vec<f32>,
 }
@@ -170,7 +170,7 @@ pub struct Settings {
     /// everything.
     pub mask: Arc<[Frame]>,
     /// Pictures of what the video is to show.
-    pub references: Vec<Frame>,
+    pub references: Arc<[Frame]>,
     /// How loudly each block speaks that reads the control video; empty for models that read none.
     pub control_scales: Vec<f32>,
     /// Whether the VAE may work on tiles.

@@ -138,9 +138,9 @@ def _chinese(rng, scene, plain):
 
 
 def caption(rng, scene, chinese=None):
-    """A caption of the scene: a quarter of them the plainest, an eighth long; two fifths Chinese unless told."""
+    """A caption of the scene: a quarter of them the plainest, an eighth long; half of them Chinese unless told."""
     if chinese is None:
-        chinese = rng.random() < 0.4
+        chinese = rng.random() < 0.5
     plain = rng.random() < 0.25
     said = _extras(rng, scene)
     detail = rng.random() < 0.15 and not scene.cut and BACKGROUNDS[scene.shots[0].background].detail
