@@ -65,8 +65,8 @@ pub struct Arguments {
 
     /// Save the state of the run in FILE while it goes on; `mutoscope resume FILE` continues to the same bits
     ///
-    /// After every step that takes longer than saving does twenty times, and when it is cancelled. The file is whole at every
-    /// moment. It stays when the run is done, and decodes again.
+    /// After every step. The file is whole at every moment, also after a kill. It stays when the run is done, and decodes
+    /// again.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -20,9 +19,8 @@ use crate::weights::{TensorFile, Value as Entry, save_checkpoint};
 
 /// Where a run saves its state.
 ///
-/// It does so after the first step, after the last, when it is cancelled, and after every step between them that comes once
-/// twenty times the time is over that saving took: so it costs a twentieth at most. The file is whole at every moment,
-/// whatever happens to the process: a new one takes the place of the old when it is complete.
+/// It does so after every step. The file is whole at every moment, whatever happens to the process: a new one takes the
+/// place of the old when it is complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The file.
@@ -45,8 +43,6 @@ pub struct Saved {
 
 /// What the file says of itself.
 const FORMAT: &str = "mutoscope checkpoint 1";
-/// Saving takes up to one part in so many of a run.
-const SHARE: u32 = 20;
 
 fn name(slot: Slot) -> String {
     match slot {
@@ -179,11 +175,11 @@ impl Saved {
 pub(super) struct Saver<'a> {
     checkpoint: &'a Checkpoint,
     recipe: &'a dyn Fn() -> Result<String>,
+    /// What it said, once it was asked.
+    said: Option<String>,
     steps: usize,
     /// The step that was saved last.
     saved: Option<usize>,
-    /// When saving ended last, and how long it took.
-    last: Option<(Instant, Duration)>,
 }
 
 impl<'a> Saver<'a> {
@@ -195,13 +191,7 @@ impl<'a> Saver<'a> {
         steps: usize,
         saved: Option<usize>,
     ) -> Self {
-        Self { checkpoint, recipe, steps, saved, last: None }
-    }
-
-    /// Whether it is time to save a run that has done so many steps.
-    pub fn is_due(&self, done: usize) -> bool {
-        let rested = self.last.is_none_or(|(end, took)| end.elapsed() >= took * SHARE);
-        self.is_behind(done) && (rested || done == self.steps)
+        Self { checkpoint, recipe, said: None, steps, saved }
     }
 
     /// Whether the file lacks steps that are done.
@@ -214,14 +204,12 @@ impl<'a> Saver<'a> {
     /// # Errors
     /// [`Error::Io`] when the file cannot be written; an older one is then as it was.
     pub fn save(&mut self, gpu: &Gpu, slots: &HashMap<Slot, Tensor>, done: usize) -> Result<()> {
-        let recipe = (self.recipe)()?;
-        let start = Instant::now();
-        let result = self.write(gpu, slots, done, &recipe);
-        self.last = Some((Instant::now(), start.elapsed()));
-        if result.is_ok() {
-            self.saved = Some(done);
+        if self.said.is_none() {
+            self.said = Some((self.recipe)()?);
         }
-        result
+        self.write(gpu, slots, done, self.said.as_deref().unwrap_or_default())?;
+        self.saved = Some(done);
+        Ok(())
     }
 
     fn write(&self, gpu: &Gpu, slots: &HashMap<Slot, Tensor>, done: usize, recipe: &str) -> Result<()> {

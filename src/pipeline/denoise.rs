@@ -139,12 +139,12 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Saves the state, if it is time to, or at the end of a run that does not go on. That it could not is told, and is not
-    /// the run's end.
+    /// Saves the state after a step, or, where that failed, at the end of a run that does not go on. That it could not is
+    /// told, and is not the run's end.
     fn save(&mut self, at_end: bool, observer: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<()> {
         let Self { gpu, slots, done, whole, saver, .. } = self;
         let Some(saver) = saver else { return Ok(()) };
-        if !*whole || !(saver.is_due(*done) || at_end && saver.is_behind(*done)) {
+        if !*whole || !saver.is_behind(*done) {
             return Ok(());
         }
         let result = saver.save(gpu, slots, *done);
