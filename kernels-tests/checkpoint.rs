@@ -136,7 +136,9 @@ fn what_is_not_the_same_run_is_refused_with_what_differs() {
     let older = write("older-a.run", &text(&version, &version.replace(char::is_numeric, "7")));
     refuse(&engine, &model, &request, &older.unwrap_or_else(|e| panic!("{e}")), "7.7.7");
     for (name, bytes, word) in [
-        ("format", text("checkpoint 1", "checkpoint 2"), "another version"),
+        ("format", text("checkpoint 2", "checkpoint 1"), "another version"),
+        ("step", text("\"step\":\"2\"", "\"step\":\"1\""), "damaged"),
+        ("bit", [&bytes[..bytes.len() - 1], &[bytes[bytes.len() - 1] ^ 1]].concat(), "damaged"),
         ("cut", bytes[..bytes.len() - 1].to_vec(), "truncated"),
         ("none", b"no checkpoint".to_vec(), "safetensors"),
         ("step", text("\"step\":\"2\"", "\"step\":\"9\""), "step"),

@@ -220,7 +220,7 @@ fn settings() {
     let sound = files(&[pipeline("a").join("scheduler/scheduler_config.json")]);
     run("scheduler", &sound, 1000, |bytes| 64 * 1024 + 200 * bytes as u64, &|path| {
         let bytes = std::fs::read(path).expect("written");
-        SamplerConfig::from_json(path, &bytes).err().into_iter().collect()
+        SamplerConfig::from_json(path, &bytes, None).err().into_iter().collect()
     });
 }
 

@@ -26,7 +26,7 @@ pub struct ControlArguments {
     /// How loudly the control speaks: one number, or one for each block that reads it, with commas between [default: 1]
     ///
     /// Only VACE models take it.
-    #[arg(long, value_name = "X", value_parser = values::strength, value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", value_parser = values::scale, value_delimiter = ',', allow_hyphen_values = true)]
     control_scale: Vec<f64>,
 }
 

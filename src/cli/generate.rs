@@ -165,6 +165,9 @@ fn generate(
     };
     let Arguments { request: wanted, out, save_latents, json, quiet, .. } = &arguments;
     let model = wanted.model()?;
+    for correction in model.corrections() {
+        reporter.note(&format!("the tensors are right: {correction}"));
+    }
     if let Some(note) = lora::note(&model) {
         reporter.note(&note);
     }

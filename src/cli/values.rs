@@ -37,10 +37,15 @@ pub fn positive(text: &str) -> Result<f64, String> {
     number(text).filter(|value| *value > 0.0).ok_or_else(|| "give a number above zero".into())
 }
 
-/// A strength.
+/// A strength of guidance.
 pub fn strength(text: &str) -> Result<f64, String> {
     let usable = |value: &f64| *value >= 0.0 && (*value as f32).is_finite();
     number(text).filter(usable).ok_or_else(|| "give a number, 0 or more; 1 is off, 3 to 8 is usual".into())
+}
+
+/// What a control's part is multiplied by.
+pub fn scale(text: &str) -> Result<f64, String> {
+    number(text).filter(|value| (*value as f32).is_finite()).ok_or_else(|| "give a number; 0 is off, 1 is usual".into())
 }
 
 /// An amount of memory: `8GB`, `6.5 GiB`, `900MB`, or bytes. GB and GiB mean the same, 2^30: that is how cards are sold.

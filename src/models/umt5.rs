@@ -37,6 +37,14 @@ impl Umt5Config {
                 config.error("feed_forward_proj", format!("`{projection}` is not supported, only `gated-gelu`"))
             );
         }
+        // What transformers makes of `feed_forward_proj`, but these have the last word.
+        let activation = config.get_or("dense_act_fn", "gelu_new".to_owned())?;
+        if activation != "gelu_new" {
+            return Err(config.error("dense_act_fn", format!("`{activation}` is not supported, only `gelu_new`")));
+        }
+        if !config.get_or("is_gated_act", true)? {
+            return Err(config.error("is_gated_act", "is false, and only gated layers are supported"));
+        }
         let buckets = config.get_or("relative_attention_num_buckets", 32)?;
         if buckets % 4 != 0 || !(4..=4096).contains(&buckets) {
             return Err(config.error("relative_attention_num_buckets", format!("{buckets} cannot be divided in four")));
@@ -169,8 +177,8 @@ impl Layer {
     fn load(scope: &Scope, dim: usize, config: &Umt5Config) -> Self {
         let attention = scope.at("layer").at(0).at("SelfAttention");
         let feed_forward = scope.at("layer").at(1).at("DenseReluDense");
-        let q = Linear::load(&attention.at("q"), dim);
-        let wi_0 = Linear::load(&feed_forward.at("wi_0"), dim);
+        let q = Linear::load_bare(&attention.at("q"), dim);
+        let wi_0 = Linear::load_bare(&feed_forward.at("wi_0"), dim);
         let (inner, hidden) = (q.outputs(), wi_0.outputs());
         if inner % config.heads != 0 {
             let reason = format!("{inner} features cannot be divided among {} heads", config.heads);
@@ -179,14 +187,14 @@ impl Layer {
         Self {
             norm1: RmsNorm::load(&scope.at("layer.0.layer_norm"), dim, config.eps),
             q,
-            k: Linear::load_sized(&attention.at("k"), inner, dim),
-            v: Linear::load_sized(&attention.at("v"), inner, dim),
-            o: Linear::load_sized(&attention.at("o"), dim, inner),
+            k: Linear::load_bare_sized(&attention.at("k"), inner, dim),
+            v: Linear::load_bare_sized(&attention.at("v"), inner, dim),
+            o: Linear::load_bare_sized(&attention.at("o"), dim, inner),
             relative: attention.at("relative_attention_bias").vector("weight", [config.buckets, config.heads]),
             norm2: RmsNorm::load(&scope.at("layer.1.layer_norm"), dim, config.eps),
             wi_0,
-            wi_1: Linear::load_sized(&feed_forward.at("wi_1"), hidden, dim),
-            wo: Linear::load_sized(&feed_forward.at("wo"), dim, hidden),
+            wi_1: Linear::load_bare_sized(&feed_forward.at("wi_1"), hidden, dim),
+            wo: Linear::load_bare_sized(&feed_forward.at("wo"), dim, hidden),
         }
     }
 

@@ -50,14 +50,14 @@ impl<'g> Stream<'g> {
 #[derive(Clone, Debug)]
 pub struct CausalConv3d {
     weight: Weight,
-    bias: Option<Weight>,
+    bias: Weight,
 }
 
 impl CausalConv3d {
-    /// Reads `weight` \[O, inputs, kt, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
+    /// Reads `weight` \[O, inputs, kt, kh, kw\] and `bias` \[O\]; O and the kernel are the file's.
     pub fn load(scope: &Scope, inputs: usize) -> Self {
         let [o, _, kt, kh, kw] = scope.dims("weight");
-        Self { weight: scope.conv("weight", [o, inputs, kt, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+        Self { weight: scope.conv("weight", [o, inputs, kt, kh, kw]), bias: scope.vector("bias", [o]) }
     }
 
     /// How many channels it gives.
@@ -94,8 +94,8 @@ impl CausalConv3d {
     #[track_caller]
     fn convolve<'g>(&self, x: Var<'g>, options: ConvOptions<'g>) -> Var<'g> {
         let graph = x.graph();
-        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-        x.conv3d(graph.weight(&self.weight), ConvOptions { bias, ..options })
+        let bias = graph.weight(&self.bias);
+        x.conv3d(graph.weight(&self.weight), ConvOptions { bias: Some(bias), ..options })
     }
 }
 
@@ -103,14 +103,14 @@ impl CausalConv3d {
 #[derive(Clone, Debug)]
 pub struct ResampleConv2d {
     weight: Weight,
-    bias: Option<Weight>,
+    bias: Weight,
 }
 
 impl ResampleConv2d {
-    /// Reads `weight` \[O, inputs, kh, kw\] and, if there is one, `bias` \[O\]; O and the kernel are the file's.
+    /// Reads `weight` \[O, inputs, kh, kw\] and `bias` \[O\]; O and the kernel are the file's.
     pub fn load(scope: &Scope, inputs: usize) -> Self {
         let [o, _, kh, kw] = scope.dims("weight");
-        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.optional_vector("bias", [o]) }
+        Self { weight: scope.conv("weight", [o, inputs, 1, kh, kw]), bias: scope.vector("bias", [o]) }
     }
 
     /// How many channels it gives.
@@ -135,7 +135,7 @@ impl ResampleConv2d {
     #[track_caller]
     fn convolve<'g>(&self, x: Var<'g>, options: ConvOptions<'g>) -> Var<'g> {
         let graph = x.graph();
-        let bias = self.bias.as_ref().map(|bias| graph.weight(bias));
-        x.conv3d(graph.weight(&self.weight), ConvOptions { bias, ..options })
+        let bias = graph.weight(&self.bias);
+        x.conv3d(graph.weight(&self.weight), ConvOptions { bias: Some(bias), ..options })
     }
 }

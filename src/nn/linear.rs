@@ -21,19 +21,30 @@ impl Linear {
         Self { weight, bias, low_rank: Vec::new() }
     }
 
-    /// Reads `weight` \[N, inputs\] and, if there is one, `bias`; N is the file's.
+    /// Reads `weight` \[N, inputs\] and `bias`; N is the file's.
     pub fn load(scope: &Scope, inputs: usize) -> Self {
         let [n, _] = scope.dims("weight");
         Self::load_sized(scope, n, inputs)
     }
 
-    /// Reads `weight` \[n, k\] and, if there is one, `bias` \[n\].
+    /// Reads `weight` \[n, k\] and `bias` \[n\].
     pub fn load_sized(scope: &Scope, n: usize, k: usize) -> Self {
         Self {
             weight: scope.matrix("weight", [n, k]),
-            bias: scope.optional_vector("bias", [n]),
+            bias: Some(scope.vector("bias", [n])),
             low_rank: scope.low_rank("weight"),
         }
+    }
+
+    /// Reads `weight` \[N, inputs\] of a layer without a bias; N is the file's.
+    pub fn load_bare(scope: &Scope, inputs: usize) -> Self {
+        let [n, _] = scope.dims("weight");
+        Self::load_bare_sized(scope, n, inputs)
+    }
+
+    /// Reads `weight` \[n, k\] of a layer without a bias.
+    pub fn load_bare_sized(scope: &Scope, n: usize, k: usize) -> Self {
+        Self { weight: scope.matrix("weight", [n, k]), bias: None, low_rank: scope.low_rank("weight") }
     }
 
     /// Reads a convolution of kernel size one (`weight` \[n, inputs, 1, 1, ...\], `bias` \[n\]) as a linear layer over
@@ -48,7 +59,7 @@ impl Linear {
         let stored = crate::tensor::Shape::new(&stored);
         Self {
             weight: scope.flattened("weight", stored),
-            bias: scope.optional_vector("bias", [n]),
+            bias: Some(scope.vector("bias", [n])),
             low_rank: scope.low_rank("weight"),
         }
     }

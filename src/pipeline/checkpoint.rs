@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{Settings, Tiling};
 use crate::error::{Error, Result};
@@ -42,7 +43,7 @@ pub struct Saved {
 }
 
 /// What the file says of itself.
-const FORMAT: &str = "mutoscope checkpoint 1";
+const FORMAT: &str = "mutoscope checkpoint 2";
 
 fn name(slot: Slot) -> String {
     match slot {
@@ -51,6 +52,18 @@ fn name(slot: Slot) -> String {
         Slot::Last => "last".into(),
         Slot::Model(i) => format!("model.{i}"),
     }
+}
+
+/// What tells damage to a file: of what a run takes over as it is. The recipe and the device are compared with the run's
+/// own, so that damage to them is told as well.
+fn digest(step: &str, steps: &str, tensors: &[(&str, HostTensor)]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{step} of {steps}\n"));
+    for (name, tensor) in tensors {
+        hash.update(format!("{name} {tensor:?}\n"));
+        hash.update(tensor.bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How a device is known again: its name and its driver's version, since another driver may round in another way.
@@ -88,6 +101,12 @@ impl Saved {
         for name in file.names() {
             // In memory, so that the file is not mapped while the next one takes its place.
             buffers.insert(name.to_owned(), file.tensor(name)?.load()?);
+        }
+        let mut tensors: Vec<(&str, HostTensor)> =
+            buffers.iter().map(|(name, tensor): (&String, &HostTensor)| (name.as_str(), tensor.clone())).collect();
+        tensors.sort_by_key(|(name, _)| *name);
+        if entry("sha256")? != digest(entry("step")?, entry("steps")?, &tensors) {
+            return Err(broken("it is damaged: its content is not what was saved"));
         }
         let (device, note) = (entry("device")?.to_owned(), entry("note")?.to_owned());
         Ok(Self { path: path.to_path_buf(), recipe, device, done, steps, note, buffers })
@@ -228,6 +247,7 @@ impl<'a> Saver<'a> {
             ("device", &device),
             ("step", &step),
             ("steps", &steps),
+            ("sha256", &digest(&step, &steps, &tensors)),
             ("note", &self.checkpoint.note),
         ];
         save_checkpoint(&self.checkpoint.path, &tensors, &metadata)

@@ -45,7 +45,7 @@ pub struct Request {
     /// Frames that are known beforehand: a picture to begin with, a video to go on from (see [`Known`]).
     pub known: Vec<Known>,
     /// A video to make another from, if not empty; for models that read one (VACE) the control video. Without a length the
-    /// result is as long, but for frames at the end that make no latent one; another size is stretched as diffusers does
+    /// result is as long, but for frames at the end that make no latent one; another size is stretched, as diffusers does
     /// it. What of a length a control video does not have is to be made.
     pub video: Arc<[Frame]>,
     /// How far the result may go from the video, above 0 to 1: that share of the steps is run. 0.8 if open.
@@ -428,10 +428,12 @@ fn rate(model: &Model, request: &Request) -> Result<f64> {
     Ok(fps)
 }
 
-/// The number of frames: 1, 1 + f, 1 + 2 f... for a VAE that makes f frames of a latent one.
+/// The number of frames: 1, 1 + f, 1 + 2 f... for a VAE that makes f frames of a latent one, as far as their latents can be
+/// divided among patches of more than one.
 fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
-    let unit = model.frames_per_latent();
-    let most = model.most_frames();
+    let patch = model.transformer.patch()[0];
+    let (least, unit) = (1 + (patch - 1) * model.frames_per_latent(), patch * model.frames_per_latent());
+    let most = least + model.most_frames().saturating_sub(least) / unit * unit;
     if let Some(seconds) = request.seconds {
         if request.frames.is_some() {
             return Err(Error::request("--seconds", "give either --frames or --seconds, not both"));
@@ -440,20 +442,20 @@ fn frames(model: &Model, request: &Request, fps: f64) -> Result<usize> {
             let longest = most as f64 / fps;
             return Err(Error::request("--seconds", format!("{seconds} s cannot be made; up to {longest:.1} s can")));
         }
-        let latent = ((seconds * fps - 1.0).max(0.0) / unit as f64).round() as usize;
-        return Ok(1 + latent * unit);
+        let further = ((seconds * fps - least as f64).max(0.0) / unit as f64).round() as usize;
+        return Ok(least + further * unit);
     }
-    let whole = |frames: usize| 1 + (frames - 1).min(most - 1) / unit * unit;
+    let whole = |frames: usize| least + (frames.clamp(least, most) - least) / unit * unit;
     let usual = if request.video.is_empty() { model.defaults().frames } else { whole(request.video.len()) };
     let frames = request.frames.unwrap_or(usual);
-    if frames == 0 || !(frames - 1).is_multiple_of(unit) || frames > most {
-        let below = (1 + frames.saturating_sub(1) / unit * unit).min(most);
+    if frames < least || frames > most || !(frames - least).is_multiple_of(unit) {
+        let below = whole(frames);
         let above = (below + unit).min(most);
-        let nearest = if frames == 0 || below == above { format!("{below}") } else { format!("{below} or {above}") };
+        let nearest = if frames < least || below == above { format!("{below}") } else { format!("{below} or {above}") };
         let reason = format!(
-            "{frames} frames do not work with this model, which makes 1, {}, {}... up to {most}; the nearest is {nearest}",
-            1 + unit,
-            1 + 2 * unit
+            "{frames} frames do not work with this model, which makes {least}, {}, {}... up to {most}; the nearest is {nearest}",
+            least + unit,
+            least + 2 * unit
         );
         return Err(Error::request("--frames", reason));
     }

@@ -160,25 +160,35 @@ impl SamplerConfig {
             path.push("scheduler_config.json");
         }
         let json = std::fs::read(&path).map_err(|source| Error::io(&path, source))?;
-        Self::from_json(&path, &json)
+        Self::from_json(&path, &json, None)
     }
 
     /// Reads settings from JSON; `path` is named in errors. Keys that the reference leaves unused are ignored, as
-    /// it does; absent ones have its defaults.
+    /// it does; absent ones have its defaults. `class` is the sampler's that the pipeline names (`model_index.json`), which
+    /// counts for more than the `_class_name` within.
     ///
     /// # Errors
     /// When it is not JSON, is of another class, or holds a value that cannot be honoured; the key is named.
-    pub fn from_json(path: &Path, json: &[u8]) -> Result<Self> {
+    pub fn from_json(path: &Path, json: &[u8], class: Option<&str>) -> Result<Self> {
         let value: Value =
-            serde_json::from_slice(json).map_err(|e| Error::model(path, format!("this is not valid JSON: {e}")))?;
+            crate::json::from_python(json).map_err(|e| Error::model(path, format!("this is not valid JSON: {e}")))?;
         let Value::Object(map) = value else {
             return Err(Error::model(path, "scheduler settings must be a JSON object"));
         };
         let keys = Keys { path, map: &map };
-        let class = keys.text("_class_name", "")?;
+        let class = match class {
+            Some(class) => class,
+            None => keys.text("_class_name", "")?,
+        };
+        if class.is_empty() {
+            return Err(keys.wrong("_class_name", "it is missing, so nothing says which sampler this is"));
+        }
         let Some(sampler) = Sampler::ALL.into_iter().find(|s| s.class_name() == class) else {
             let known = Sampler::ALL.map(Sampler::class_name).join(", ");
-            return Err(keys.wrong("_class_name", format!("`{class}` is not supported; supported are {known}")));
+            return Err(keys.wrong(
+                "_class_name",
+                format!("`{class}` is not supported; put the settings of one of these here: {known}"),
+            ));
         };
         let mut config = Self::new(sampler);
         config.num_train_timesteps = keys.integer("num_train_timesteps", 1000, 1, 1_000_000)? as u32;
@@ -370,7 +380,7 @@ mod tests {
     use super::*;
 
     fn parse(json: &str) -> Result<SamplerConfig> {
-        SamplerConfig::from_json(Path::new("scheduler/scheduler_config.json"), json.as_bytes())
+        SamplerConfig::from_json(Path::new("scheduler/scheduler_config.json"), json.as_bytes(), None)
     }
 
     const WAN: &str = r#"{"_class_name": "UniPCMultistepScheduler", "_diffusers_version": "0.33.0",

@@ -32,7 +32,9 @@ impl Schedule {
         if schedule.sigmas.iter().all(|s| (0.0..=1.0).contains(s)) {
             Ok(schedule)
         } else {
-            let reason = format!("the sampler's settings give no usable noise levels with {steps} steps");
+            let remedy = config.shift_terminal.map_or("", |_| "; take more, or set `shift_terminal` to null");
+            let many = if steps == 1 { "1 step".into() } else { format!("{steps} steps") };
+            let reason = format!("the sampler's settings give no usable noise levels with {many}{remedy}");
             Err(Error::request("--steps", reason))
         }
     }

@@ -125,11 +125,13 @@ impl Solver {
         };
         let weights = || all.iter().flat_map(|s| &s.combines).flat_map(|c| &c.terms).map(|t| t.weight);
         if !weights().all(f32::is_finite) {
-            let reason = format!(
-                "with {steps} steps and shift {} some noise levels are too close to tell apart; take fewer steps or \
-                 a smaller shift",
-                config.shift
-            );
+            let remedy = match config.lower_order_final {
+                true => "take fewer steps or a smaller shift",
+                false => "set `lower_order_final` to true",
+            };
+            let shift = config.shift;
+            let reason =
+                format!("with {steps} steps and shift {shift} some noise levels are too close to tell apart; {remedy}");
             return Err(Error::request("--steps", reason));
         }
         Ok(Self { schedule, steps: all, slots })
@@ -421,7 +423,8 @@ mod tests {
         ];
         for (class, settings, expected) in cases {
             let json = format!("{{{class}, {settings}}}");
-            let config = SamplerConfig::from_json(Path::new("scheduler_config.json"), json.as_bytes()).expect("valid");
+            let config =
+                SamplerConfig::from_json(Path::new("scheduler_config.json"), json.as_bytes(), None).expect("valid");
             let solver = Solver::new(&config, 6).expect("usable");
             let mut buffers = BTreeMap::from([(Slot::Sample, vec![0.7, -1.2])]);
             for (step, &t) in solver.steps().iter().zip(&solver.schedule().timesteps) {

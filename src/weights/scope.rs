@@ -28,8 +28,8 @@ use crate::tensor::{DType, HostTensor, Shape, Weight};
 ///     let to_q = scope.at("blocks").at(block).at("to_q");
 ///     let [n, k] = to_q.dims("weight"); // dimensions come from the files
 ///     let weight = to_q.matrix("weight", [n, k]); // in the type it is stored in
-///     let bias = to_q.optional_vector("bias", [n]); // small, so always in f32
-/// #   assert_eq!((weight.shape().dims(), bias.is_some()), (&[3, 2][..], true));
+///     let bias = to_q.vector("bias", [n]); // small, so always in f32
+/// #   assert_eq!((weight.shape().dims(), bias.shape().dims()), (&[3, 2][..], &[3][..]));
 /// }
 /// scope.finish()?; // what was missing, did not fit, or is there and was not asked for
 /// # std::fs::remove_dir_all(&folder)?;
@@ -110,11 +110,6 @@ impl Scope {
             let fitting = fits.then(|| tensor.cast(DType::F32).reshape(shape)).flatten();
             fitting.ok_or_else(|| mismatch(tensor.shape(), shape))
         })
-    }
-
-    /// As [`Scope::vector`], or `None` when there is no such tensor.
-    pub fn optional_vector(&self, name: &str, shape: impl Into<Shape>) -> Option<Weight> {
-        self.has(name).then(|| self.vector(name, shape))
     }
 
     /// A convolution's weight, asked for as PyTorch stores it, `[o, i, kt, kh, kw]`, and returned channels-last, as the
@@ -333,11 +328,10 @@ mod tests {
         let weight = to_q.matrix("weight", [3, 2]);
         assert_eq!((weight.name(), weight.dtype()), ("blocks.0.to_q.weight", DType::BF16));
         assert_eq!(weight.value().to_f32(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        let bias = to_q.optional_vector("bias", [3]).expect("there");
+        let bias = to_q.vector("bias", [3]);
         assert_eq!((bias.dtype(), bias.value().to_f32()), (DType::F32, vec![0.0, 1.0, 2.0]));
         let one = scope.at("blocks.1");
         assert_eq!(one.at("to_q").matrix("weight", [3, 2]).dtype(), DType::F16);
-        assert!(one.at("to_q").optional_vector("bias", [3]).is_none());
         assert_eq!(one.vector("norm.gamma", [4]).shape().dims(), [4]);
         assert_eq!(scope.at("conv").conv("weight", [2, 3, 1, 2, 2]).shape().dims(), [2, 1, 2, 2, 3]);
         assert_eq!(scope.at("patch").dims::<4>("weight"), [2, 3, 2, 2]);

@@ -11,7 +11,7 @@ use crate::weights::Scope;
 pub(super) struct Block {
     attn1: Attention,
     attn2: Attention,
-    /// None when `cross_attn_norm` is off.
+    /// None without `cross_attn_norm`.
     norm2: Option<LayerNorm>,
     ffn: FeedForward,
     /// \[6, C\]
@@ -48,7 +48,8 @@ impl Block {
         Self {
             attn1: Attention::load(&scope.at("attn1"), dim, config.heads, config.eps),
             attn2: Attention::load(&scope.at("attn2"), dim, config.heads, config.eps),
-            norm2: scope.has("norm2.weight").then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
+            norm2: (config.cross_attn_norm || scope.has("norm2"))
+                .then(|| LayerNorm::load(&scope.at("norm2"), dim, config.eps)),
             ffn: FeedForward::new(up, down),
             table: scope.vector("scale_shift_table", [6, dim]),
             eps: config.eps,

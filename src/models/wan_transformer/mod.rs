@@ -28,6 +28,8 @@ pub struct WanTransformerConfig {
     pub patch: [usize; 3],
     /// Features of the sinusoidal time embedding.
     pub freq_dim: usize,
+    /// Whether cross-attention has a norm before it; one that is there is used without being asked for.
+    pub cross_attn_norm: bool,
     /// Epsilon of the norms.
     pub eps: f32,
     /// Tokens that one axis may have.
@@ -59,6 +61,7 @@ impl WanTransformerConfig {
             heads: config.get_in("num_attention_heads", 1..=1024)?,
             patch,
             freq_dim,
+            cross_attn_norm: config.get_or("cross_attn_norm", true)?,
             eps: config.get_or("eps", 1e-6)?,
             rope_max_seq_len: config.get_or("rope_max_seq_len", 1024)?,
             vace_layers: config.get_optional("vace_layers")?,

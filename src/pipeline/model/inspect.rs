@@ -171,14 +171,24 @@ impl Inspection {
             others: inventory.others.clone(),
             run: None,
         };
+        let mut faults = Vec::new();
         for (role, candidate) in inventory.candidates() {
-            let (report, problem) = report(role, candidate, &inventory);
-            found.problems.extend(problem);
-            found.parts.push(report);
+            match inventory.part_of(role, candidate) {
+                Ok(part) => {
+                    faults.extend(fault(candidate.network(), &part));
+                    found.parts.push(report(role, candidate, Some(part)));
+                }
+                Err(error) => {
+                    found.problems.push(error.to_string());
+                    found.parts.push(report(role, candidate, None));
+                }
+            }
         }
         if !found.problems.is_empty() {
+            found.problems.extend(faults);
             return Ok(found);
         }
+        found.problems = faults;
         match inventory.parts() {
             Ok(parts) => {
                 found.problems.extend(misfits(&parts));
@@ -219,31 +229,32 @@ fn misfits(parts: &Parts) -> Vec<String> {
     problems
 }
 
-/// What is known of a network, and what is wrong with it.
-fn report(role: &'static str, candidate: &Candidate, inventory: &Inventory) -> (PartReport, Option<String>) {
-    let part = inventory.part_of(role, candidate);
-    let mut report = PartReport {
+/// What is known of a network, and of its settings where they can be known.
+fn report(role: &'static str, candidate: &Candidate, part: Option<Part>) -> PartReport {
+    let archive = part.as_ref().map_or(&candidate.archive, |part| &part.archive);
+    let tensors = archive.names().map(|name| tensor(archive, name)).collect();
+    let (settings, corrections) = part.map_or((None, Vec::new()), |part| (Some(part.config), part.corrections));
+    PartReport {
         role,
         network: candidate.network(),
         layout: candidate.found.layout,
         prefix: candidate.found.prefix.clone(),
         place: candidate.place.clone(),
-        settings: None,
-        corrections: Vec::new(),
-        tensors: Vec::new(),
-    };
-    match part {
-        Ok(part) => {
-            report.tensors = part.archive.names().map(|name| tensor(&part.archive, name)).collect();
-            report.settings = Some(part.config);
-            report.corrections = part.corrections;
-            (report, None)
-        }
-        Err(error) => {
-            report.tensors = candidate.archive.names().map(|name| tensor(&candidate.archive, name)).collect();
-            (report, Some(error.to_string()))
-        }
+        settings,
+        corrections,
+        tensors,
     }
+}
+
+/// Why the network cannot be built: a tensor that is missing, does not fit, or is of no use.
+fn fault(network: Network, part: &Part) -> Option<String> {
+    let fault = match network {
+        Network::Transformer => part.transformer().err(),
+        Network::TextEncoder => part.text_encoder().err(),
+        Network::Vae => part.vae().err(),
+        Network::ImageEncoder => part.image_encoder().err(),
+    };
+    fault.map(|error| error.to_string())
 }
 
 fn tensor(archive: &Archive, name: &str) -> TensorReport {

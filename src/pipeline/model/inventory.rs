@@ -447,7 +447,8 @@ impl Inventory {
         const NAME: &str = "scheduler/scheduler_config.json";
         let Some(source) = &self.source else { return Ok(None) };
         let Some(text) = source.optional(NAME)? else { return Ok(None) };
-        SamplerConfig::from_json(&source.path(NAME), &text).map(Some)
+        let class = self.index.as_ref().and_then(|index| index.scheduler.as_deref());
+        SamplerConfig::from_json(&source.path(NAME), &text, class).map(Some)
     }
 
     /// The tokenizer, where it is, and the text that the fingerprint has of it.

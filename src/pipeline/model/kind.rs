@@ -198,6 +198,7 @@ impl Traits {
     pub fn index(&self, residual_vae: bool) -> Index {
         let boundary = if self.inputs > self.outputs { 0.9 } else { 0.875 };
         Index {
+            scheduler: None,
             // The residual VAE is TI2V-5B's alone.
             expand_timesteps: residual_vae && self.inputs == self.outputs && !self.vace,
             boundary: self.experts.then_some(boundary),
@@ -249,7 +250,7 @@ mod tests {
     fn what_no_index_says_follows_from_the_kind() {
         let pair = Traits { experts: true, ..LARGE };
         let index = |traits: Traits, residual| {
-            let Index { expand_timesteps, boundary } = traits.index(residual);
+            let Index { expand_timesteps, boundary, .. } = traits.index(residual);
             (expand_timesteps, boundary)
         };
         assert_eq!(index(pair, false), (false, Some(0.875)));

@@ -28,10 +28,9 @@ use super::Conditioning;
 use super::clip::ImageEncoder;
 use crate::error::{Error, Result};
 use crate::media::UsedLora;
-use crate::models::clip_vision::{ClipVision, ClipVisionConfig};
-use crate::models::umt5::{Umt5, Umt5Config};
-use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
-use crate::models::wan_vae::{WanVaeConfig, WanVaeDecoder, WanVaeEncoder};
+use crate::models::umt5::Umt5;
+use crate::models::wan_transformer::WanTransformer;
+use crate::models::wan_vae::{WanVaeDecoder, WanVaeEncoder};
 use crate::sampling::SamplerConfig;
 use crate::text::Tokenizer;
 use crate::weights::{Archive, Fingerprint};
@@ -54,6 +53,7 @@ pub struct Model {
     defaults: Defaults,
     archives: Vec<(&'static str, Archive)>,
     texts: Vec<(String, Vec<u8>)>,
+    corrections: Vec<String>,
     loras: Vec<UsedLora>,
     unused_by_loras: Vec<String>,
     hash: OnceLock<String>,
@@ -97,9 +97,9 @@ impl Model {
     }
 
     fn load(parts: Parts) -> Result<Self> {
-        let text_encoder = Umt5::load(&parts.text_encoder.archive, Umt5Config::read(&parts.text_encoder.config)?)?;
-        let transformer = build_transformer(&parts.transformer)?;
-        let vae = WanVaeDecoder::load(&parts.vae.archive, WanVaeConfig::read(&parts.vae.config)?)?;
+        let text_encoder = parts.text_encoder.text_encoder()?;
+        let transformer = parts.transformer.transformer()?;
+        let vae = parts.vae.vae()?;
         // A patch of several latent frames would have to be known in part.
         let conditioning = if transformer.control_channels().is_some() {
             Conditioning::Control
@@ -111,7 +111,7 @@ impl Model {
             Conditioning::None
         };
         let transformer_low = match (&parts.transformer_low, parts.index.boundary) {
-            (Some(part), Some(boundary)) => Some(Expert { transformer: build_transformer(part)?, boundary }),
+            (Some(part), Some(boundary)) => Some(Expert { transformer: part.transformer()?, boundary }),
             _ => None,
         };
         if conditioning == Conditioning::Control && transformer.sees_pictures() {
@@ -120,6 +120,7 @@ impl Model {
         }
         let image_encoder = image_encoder(&parts, &transformer)?;
         let model = Self {
+            corrections: parts.networks().flat_map(Part::corrected).collect(),
             archives: parts.networks().map(|part| (part.role, part.archive.clone())).collect(),
             name: parts.name,
             tokenizer: parts.tokenizer,
@@ -201,6 +202,11 @@ impl Model {
     /// What it makes when a request leaves it open.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
+    }
+
+    /// Where its `config.json` files say what its tensors belie, in words; the tensors are followed.
+    pub fn corrections(&self) -> &[String] {
+        &self.corrections
     }
 
     /// The sampler of its scheduler config.
@@ -285,7 +291,7 @@ fn image_encoder(parts: &Parts, transformer: &WanTransformer) -> Result<Option<I
     let Some(part) = &parts.image_encoder else {
         return Err(misfit("it sees pictures by CLIP, and there is no image_encoder".into()));
     };
-    let network = ClipVision::load(&part.archive, ClipVisionConfig::read(&part.config)?)?;
+    let network = part.image_encoder()?;
     let (gives, tokens) = (network.dim(), network.tokens());
     if takes != gives {
         return Err(misfit(format!("it takes pictures of {takes} features, the image encoder gives {gives}")));
@@ -300,10 +306,6 @@ fn image_encoder(parts: &Parts, transformer: &WanTransformer) -> Result<Option<I
         return Err(misfit(reason));
     }
     ImageEncoder::new(network, parts.image_processor.as_ref(), positions.is_some()).map(Some)
-}
-
-fn build_transformer(part: &Part) -> Result<WanTransformer> {
-    WanTransformer::load(&part.archive, WanTransformerConfig::read(&part.config)?)
 }
 
 impl std::fmt::Debug for Model {

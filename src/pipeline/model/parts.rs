@@ -3,6 +3,11 @@
 use std::path::PathBuf;
 
 use super::Defaults;
+use crate::error::Result;
+use crate::models::clip_vision::{ClipVision, ClipVisionConfig};
+use crate::models::umt5::{Umt5, Umt5Config};
+use crate::models::wan_transformer::{WanTransformer, WanTransformerConfig};
+use crate::models::wan_vae::{WanVaeConfig, WanVaeDecoder};
 use crate::sampling::SamplerConfig;
 use crate::text::Tokenizer;
 use crate::weights::{Archive, Config};
@@ -52,9 +57,38 @@ pub(super) struct Part {
     pub corrections: Vec<String>,
 }
 
+impl Part {
+    /// Where its `config.json` was wrong, with its name.
+    pub fn corrected(&self) -> impl Iterator<Item = String> {
+        self.corrections.iter().map(|correction| format!("{}: {correction}", self.role))
+    }
+
+    /// The transformer that it is.
+    pub fn transformer(&self) -> Result<WanTransformer> {
+        WanTransformer::load(&self.archive, WanTransformerConfig::read(&self.config)?)
+    }
+
+    /// The text encoder that it is.
+    pub fn text_encoder(&self) -> Result<Umt5> {
+        Umt5::load(&self.archive, Umt5Config::read(&self.config)?)
+    }
+
+    /// The VAE's decoder that it is.
+    pub fn vae(&self) -> Result<WanVaeDecoder> {
+        WanVaeDecoder::load(&self.archive, WanVaeConfig::read(&self.config)?)
+    }
+
+    /// The encoder of pictures that it is.
+    pub fn image_encoder(&self) -> Result<ClipVision> {
+        ClipVision::load(&self.archive, ClipVisionConfig::read(&self.config)?)
+    }
+}
+
 /// What `model_index.json` says beyond the names of the parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Index {
+    /// The sampler's class.
+    pub scheduler: Option<String>,
     /// Whether tokens have timesteps of their own (Wan 2.2 TI2V-5B).
     pub expand_timesteps: bool,
     /// Share of the training timesteps from which on the high-noise transformer is used, in models with two.

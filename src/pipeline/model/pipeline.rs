@@ -10,7 +10,7 @@ use crate::weights::layout::{Network, recognise};
 use crate::weights::{Archive, Config};
 
 /// The pipelines that can be run, by the class that `model_index.json` names.
-const CLASSES: &[&str] = &["WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline"];
+const CLASSES: &[&str] = &["WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline", "WanVACEPipeline"];
 
 /// Where the files of a pipeline are.
 #[derive(Clone, Debug)]
@@ -61,7 +61,10 @@ impl Source {
             }
             None => return Err(index.error("_class_name", "is missing: this is no diffusers pipeline")),
         }
+        // The library and the class, or two nulls.
+        let scheduler: Option<Vec<Option<String>>> = index.get_optional("scheduler")?;
         Ok(Some(Index {
+            scheduler: scheduler.and_then(|names| names.into_iter().nth(1).flatten()),
             expand_timesteps: index.get_or("expand_timesteps", false)?,
             boundary: index.get_optional("boundary_ratio")?,
         }))

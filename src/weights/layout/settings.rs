@@ -174,6 +174,13 @@ fn heads(
             dim / HEAD
         }
         _ => {
+            if let Some(said) = said {
+                let sized = size.map(|size| format!(" of {size}")).unwrap_or_default();
+                let reason = format!(
+                    "it has {dim} features, and its config.json {said} heads{sized}: one of the two is another model's"
+                );
+                return Err(Error::tensor(archive.path(), "patch_embedding.weight", reason));
+            }
             let reason = format!(
                 "its {dim} features are not whole heads of {HEAD}, as Wan's are, so the number of heads must come from its \
                  config.json (num_attention_heads): put it beside the file"
