@@ -136,6 +136,53 @@ fn every_dialect_gives_the_same_bits() {
 }
 
 #[test]
+fn a_folder_of_pefts_is_opened_and_its_patterns_count() {
+    let golden = Golden::open("loras");
+    let asked = Request { steps: Some(1), ..request(&golden.list("cases")[0], Precision::F32) };
+    let engine = Engine::on(gpu());
+    let run = |path: &Path| {
+        let model = Model::open(pipeline("a")).expect("a golden").with_loras(&[file(path, 1.0)]);
+        let model = model.unwrap_or_else(|e| panic!("{e}"));
+        engine.generate_frames(&model, &asked).unwrap_or_else(|e| panic!("{e}")).0.latents.bytes().to_vec()
+    };
+    let root = tempfile::tempdir().expect("a folder");
+    let wave = |dims: [usize; 2], step: f32| {
+        let values: Vec<f32> = (0..dims[0] * dims[1]).map(|i| (i as f32 * step).sin() * 0.3).collect();
+        HostTensor::from_f32(dims, &values)
+    };
+    let layers = [("blocks.0.attn1.to_q", 8.0), ("blocks.1.attn1.to_k", 8.0), ("blocks.0.attn2.to_v", 1.0)];
+    let mut tensors = Vec::new();
+    for (layer, _) in layers {
+        tensors.push((format!("base_model.model.{layer}.lora_A.weight"), wave([2, 32], 0.7)));
+        tensors.push((format!("base_model.model.{layer}.lora_B.weight"), wave([32, 2], 1.3)));
+    }
+    let save = |path: &Path, tensors: &[(String, HostTensor)]| {
+        let named: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+        save_safetensors(path, &named, &[]).expect("saved");
+    };
+    save(&root.path().join("adapter_model.safetensors"), &tensors);
+    let settings =
+        r#"{"lora_alpha": 1, "alpha_pattern": {"^blocks\\.[01]\\.attn1\\.to_[qk]": 8}, "init_lora_weights": true}"#;
+    let config = root.path().join("adapter_config.json");
+    std::fs::write(&config, settings).expect("written");
+    let number =
+        |(layer, alpha): (&str, f32)| (format!("base_model.model.{layer}.alpha"), HostTensor::from_f32([1], &[alpha]));
+    tensors.extend(layers.map(number));
+    let plain = root.path().join("plain.safetensors");
+    save(&plain, &tensors);
+    let expected = run(&plain);
+    assert_eq!(run(root.path()), expected);
+    std::fs::write(&config, r#"{"lora_alpha": 1}"#).expect("written");
+    assert_ne!(run(root.path()), expected);
+    std::fs::write(&config, r#"{"init_lora_weights": "pissa"}"#).expect("written");
+    let error = Lora::open(root.path()).expect_err("refused").to_string();
+    assert!(error.contains("adapter_config.json") && error.contains("pissa"), "{error}");
+    std::fs::remove_file(root.path().join("adapter_model.safetensors")).expect("removed");
+    let error = Lora::open(root.path()).expect_err("nothing there").to_string();
+    assert!(error.contains("adapter_model.safetensors"), "{error}");
+}
+
+#[test]
 fn tables_norms_and_patches_are_changed_too() {
     let archive = Archive::open(pipeline("a").join("transformer"), "diffusion_pytorch_model").expect("a golden");
     let folder = tempfile::tempdir().expect("a folder");
@@ -226,7 +273,7 @@ fn what_fits_nothing_is_refused_by_name() {
     };
     let [down, up] = ["lora_down", "lora_up"].map(|factor| format!("{layer}.{factor}.weight"));
     type Tensors<'t> = &'t [(&'t str, HostTensor)];
-    let cases: [(Tensors, &[&str]); 9] = [
+    let cases: [(Tensors, &[&str]); 11] = [
         (
             &[("diffusion_model.blocks.7.self_attn.q.diff_b", tensor(&[32]))],
             &["`diffusion_model.blocks.7.self_attn.q.diff_b`", "no layer"],
@@ -237,7 +284,9 @@ fn what_fits_nothing_is_refused_by_name() {
         (&[(&down, tensor(&[2, 32])), (&up, tensor(&[32, 3]))], &[&up, "[32, 3]", "rank 2"]),
         (&[(&down, tensor(&[0, 32])), (&up, tensor(&[32, 0]))], &[&down]),
         (&[("blocks.0.self_attn.q.dora_scale", tensor(&[32]))], &["DoRA"]),
-        (&[("blocks.0.self_attn.q.weight", tensor(&[32, 32]))], &["no part of a LoRA"]),
+        (&[("blocks.0.self_attn.q.spin", tensor(&[32, 32]))], &["no part of a LoRA"]),
+        (&[("blocks.0.self_attn.q.weight", tensor(&[32, 32]))], &["whole weight", "`modules_to_save`"]),
+        (&[("base_model.model.blocks.0.attn1.to_q.base_layer.bias", tensor(&[32]))], &["whole bias", "`bias`"]),
         (&[("blocks.0.self_attn.q.diff_b", tensor(&[31]))], &["[31]", "[32]"]),
     ];
     for (tensors, says) in cases {

@@ -6,14 +6,21 @@
 //! `lora_A`/`lora_B`), its `alpha`, or a difference of a weight (`diff`), a bias (`diff_b`) or a modulation table
 //! (`diff_m`). W' = W + strength alpha / rank B A (arXiv:2106.09685).
 
+mod settings;
+
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::delta::{Delta, LowRank, matrix};
 use super::layout::{Layout, Network};
-use super::{Archive, Fingerprint, Value, clip, list};
+use super::{Archive, Fingerprint, clip, list};
 use crate::error::{Error, Result};
 use crate::tensor::{HostTensor, Shape};
+use settings::Alpha;
+
+/// What PEFT and diffusers call the file in a folder of theirs.
+const IN_FOLDERS: [&str; 4] =
+    ["adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin"];
 
 /// What stands before the layers' names.
 const PREFIXES: &[&str] = &[
@@ -72,16 +79,6 @@ struct Layer {
     diff_table: Option<String>,
 }
 
-/// What a file says of all its layers, beside their own `alpha`.
-#[derive(Clone, Debug, Default)]
-struct Alpha {
-    value: Option<f32>,
-    /// By a part of a layer's name.
-    patterns: Vec<(String, f32)>,
-    /// Whether the rank is divided by its root only (arXiv:2312.03732).
-    root: bool,
-}
-
 /// A model's tensors with those of LoRA files added to them.
 pub struct Adapted {
     /// The tensors. Low-rank products that are cheap beside their weight are kept beside it.
@@ -98,13 +95,14 @@ struct Target {
 }
 
 impl Lora {
-    /// Opens a file, whatever its container.
+    /// Opens a file, whatever its container, or the one in a folder that PEFT or diffusers saved.
     ///
     /// # Errors
     /// Those of [`Archive::open_file`]; [`Error::Tensor`] for tensors of other methods than LoRA, a factor without the
-    /// other, or what is no part of a LoRA at all.
+    /// other, or what is no part of a LoRA at all; [`Error::Model`] for a folder without a file of the usual names, and
+    /// for settings that ask for what is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+        let path = &inside(path.as_ref())?;
         let archive = Archive::open_file(path)?;
         let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
         for name in archive.names() {
@@ -113,7 +111,7 @@ impl Lora {
                 return Err(archive.error(name, format!("it is a part of {method}, which is not supported")));
             }
             let Some((layer, place)) = sort(name, &mut layers) else {
-                return Err(archive.error(name, "this is no part of a LoRA that is known"));
+                return Err(archive.error(name, unknown(name)));
             };
             if place.replace(name.to_owned()).is_some() {
                 return Err(archive.error(name, format!("`{}` has two of its kind", clip(layer))));
@@ -127,7 +125,10 @@ impl Lora {
                 return Err(archive.error(one, "the other factor of its product is missing"));
             }
         }
-        let alphas = [Alpha::of(&archive, "transformer.")?, Alpha::of(&archive, "transformer_2.")?];
+        let alphas = [
+            Alpha::of(&archive, "transformer.", layers.keys())?,
+            Alpha::of(&archive, "transformer_2.", layers.keys())?,
+        ];
         let of_two = layers.keys().any(|layer| expert(layer).is_some());
         Ok(Self { archive, layers, alphas, of_two })
     }
@@ -316,6 +317,31 @@ fn expert(layer: &str) -> Option<usize> {
     }
 }
 
+/// The file that is meant by a path, which may be a folder's.
+fn inside(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let found = IN_FOLDERS.iter().map(|name| path.join(name)).find(|file| file.exists());
+    found
+        .ok_or_else(|| Error::model(path, format!("this is a folder without {}: name the file", IN_FOLDERS.join(", "))))
+}
+
+/// Why a tensor is no part of a LoRA.
+fn unknown(name: &str) -> &'static str {
+    match name.rsplit_once('.') {
+        Some((layer, "weight")) if !layer.contains("lora") => {
+            "this is a whole weight and not a change of one, as models have, and adapters of PEFT with `modules_to_save`; \
+             a LoRA with such is not supported"
+        }
+        Some((layer, "bias")) if !layer.contains("lora") => {
+            "this is a whole bias and not a change of one, as models have, and adapters of PEFT with `bias` or \
+             `modules_to_save`; a LoRA with such is not supported"
+        }
+        _ => "this is no part of a LoRA that is known",
+    }
+}
+
 /// The layer that a tensor belongs to and its place there.
 fn sort<'a, 'n>(name: &'n str, layers: &'a mut BTreeMap<String, Layer>) -> Option<(&'n str, &'a mut Option<String>)> {
     type Place = fn(&mut Layer) -> &mut Option<String>;
@@ -344,53 +370,4 @@ fn sort<'a, 'n>(name: &'n str, layers: &'a mut BTreeMap<String, Layer>) -> Optio
         })
     })?;
     Some((layer, place(layers.entry(layer.to_owned()).or_default())))
-}
-
-impl Alpha {
-    /// From what diffusers keeps in the file, or PEFT beside it (`adapter_config.json`), for a model part in diffusers' words.
-    fn of(archive: &Archive, part: &str) -> Result<Self> {
-        let path = archive.path();
-        let beside = path.with_file_name("adapter_config.json");
-        let is_peft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter_model."));
-        let (place, text) = match archive.metadata("lora_adapter_metadata").and_then(Value::text) {
-            Some(text) => (path, text.to_owned()),
-            None if is_peft && beside.exists() => (beside.as_path(), super::config::read_json(&beside)?),
-            None => return Ok(Self::default()),
-        };
-        let broken = |reason: &str| Error::model(place, format!("the settings of its LoRA {reason}"));
-        let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text)
-            .map_err(|e| broken(&format!("are no JSON object: {}", clip(&e.to_string()))))?;
-        // diffusers says `transformer.lora_alpha`, PEFT `lora_alpha`.
-        let get = |key: &str| {
-            let fits = |name: &str| name == key || name.strip_prefix(part) == Some(key);
-            settings.iter().find(|(name, _)| fits(name)).map(|(_, value)| value)
-        };
-        let yes = |key: &str| get(key).and_then(serde_json::Value::as_bool) == Some(true);
-        if yes("use_dora") {
-            return Err(broken("ask for DoRA, which is not supported"));
-        }
-        let number = |value: &serde_json::Value| value.as_f64().map(|v| v as f32).filter(|v| v.is_finite());
-        let patterns = get("alpha_pattern").and_then(serde_json::Value::as_object);
-        let patterns = patterns.into_iter().flatten();
-        let pattern = |(name, value): (&String, &serde_json::Value)| {
-            let value = number(value).ok_or_else(|| broken("have an `alpha_pattern` that is no number"))?;
-            Ok((name.clone(), value))
-        };
-        let value = match get("lora_alpha") {
-            None | Some(serde_json::Value::Null) => None,
-            Some(value) => Some(number(value).ok_or_else(|| broken("have a `lora_alpha` that is no number"))?),
-        };
-        Ok(Self { value, patterns: patterns.map(pattern).collect::<Result<_>>()?, root: yes("use_rslora") })
-    }
-
-    /// What the product of a layer is multiplied by.
-    fn scale(&self, own: Option<f32>, layer: &str, rank: usize) -> f32 {
-        let named = |(name, _): &&(String, f32)| layer == name || layer.ends_with(&format!(".{name}"));
-        let pattern = self.patterns.iter().find(named).map(|(_, alpha)| *alpha);
-        match own.or(pattern).or(self.value) {
-            None => 1.0,
-            Some(alpha) if self.root => alpha / (rank as f32).sqrt(),
-            Some(alpha) => alpha / rank as f32,
-        }
-    }
 }
