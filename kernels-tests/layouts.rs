@@ -301,8 +301,8 @@ fn spiece() -> Vec<u8> {
         let kind = if i < 3 { 3 } else { 1 };
         field(1, &[field(1, piece[0].as_str().expect("text").as_bytes()), score, vec![3 << 3, kind]].concat())
     });
-    // A Unigram model (1), whose unknown token (field 40) is 2.
-    pieces.chain(field(2, &[3 << 3, 1, 0xc0, 0x02, 2])).collect()
+    // A Unigram model (1), whose unknown token (field 40) is 2, and which normalises nothing.
+    pieces.chain(field(2, &[3 << 3, 1, 0xc0, 0x02, 2])).chain(field(3, &field(1, b"identity"))).collect()
 }
 
 /// A value of float8_e4m3fn, which the low bits of a sum would not reach.
@@ -388,8 +388,24 @@ fn scaled_fp8_is_read_in_both_conventions_and_others_are_refused_by_name() {
     // 8 bits are 3 of mantissa; what ignores a scale is nowhere near.
     assert!(scaled < 0.2 && unscaled < 0.2, "{scaled:e} {unscaled:e}");
 
+    // In a file of the older convention a weight may have no scale.
+    let mut bare = in_fp8(Scales::Old);
+    bare.retain(|tensor| !tensor.name.starts_with("blocks.0.ffn.0.scale_"));
+    open(&with("bare.safetensors", bare));
+    let mut cut = in_fp8(Scales::New);
+    cut.retain(|tensor| tensor.name != "blocks.0.ffn.0.weight_scale");
+    let error = Model::open_files(&with("cut.safetensors", cut)).expect_err("no scale").to_string();
+    assert!(error.contains("`blocks.0.ffn.0.weight`") && error.contains("`weight_scale` is missing"), "{error}");
+
     for (mark, says) in [
         (("blocks.0.ffn.0.comfy_quant", "U8", &br#"{"format": "nvfp4"}"#[..]), "nvfp4"),
+        (("blocks.0.ffn.0.comfy_quant", "U8", br#"{"format": "float8_e4m3fn", "convrot": true}"#), "`convrot`"),
+        (("blocks.0.ffn.0.comfy_quant", "U8", br#"{"format": "float8_e4m3fn", "group_size": 64}"#), "`group_size`"),
+        (("blocks.0.ffn.0.comfy_quant", "U8", br#"{"full_precision_matrix_mult": true}"#), "`format`"),
+        (
+            ("blocks.0.ffn.0.comfy_quant", "U8", br#"{"format": "float8_e4m3fn", "full_precision_matrix_mult": true}"#),
+            "tensor `blocks.0.ffn.0.weight`: it is said to be quantised, and its `weight_scale` is missing",
+        ),
         (("blocks.0.ffn.0.weight.absmax", "U8", &[0][..]), "bitsandbytes"),
         (("blocks.0.ffn.0.qweight", "U8", &[0][..]), "GPTQ"),
         (("blocks.0.ffn.0.scale_weight", "F32", &[0; 8][..]), "one scale"),

@@ -4,9 +4,10 @@
 //! - the older: a tensor `scaled_fp8` in the file, beside every such weight its `scale_weight`;
 //! - the newer: beside every such weight its `weight_scale` and, in `comfy_quant`, the name of the format as JSON.
 //!
-//! Both may add a scale of inputs, which is for multiplying in 8 bits and of no use here.
+//! Both may add a scale of inputs, which is for multiplying in 8 bits and of no use here. In the older, weights of float8
+//! without a scale are what they are; in the newer, one that is marked and has none is refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ const IDLE: [&str; 4] = ["scale_input", "input_scale", "scaled_fp8", "_quantizat
 const FORMAT: &str = "comfy_quant";
 /// The formats that it may name.
 const FORMATS: [&str; 2] = ["float8_e4m3fn", "float8_e5m2"];
+/// What it may say: the format, and whether to multiply in it, which nothing here does.
+const WORDS: [&str; 2] = ["format", "full_precision_matrix_mult"];
 /// What only files of schemes have that are not known here.
 const OTHERS: &[(&str, &str)] = &[
     ("absmax", "bitsandbytes"),
@@ -42,11 +45,13 @@ const OTHERS: &[(&str, &str)] = &[
 /// The tensors of a network for [`Archive::view`], with their scales; what only describes them is left out.
 ///
 /// # Errors
-/// [`Error::Tensor`] for a scheme of quantisation that is not known, and for scales that are not one number for a tensor.
+/// [`Error::Tensor`] for a scheme of quantisation that is not known, for scales that are not one number for a tensor, and
+/// for a weight that is said to be quantised and has none.
 pub(super) fn sources(archive: &Archive, found: &Found) -> Result<Vec<(String, Source)>> {
-    refuse_formats_of_the_header(archive)?;
     let mut sources = Vec::new();
     let mut scales: BTreeMap<String, f32> = BTreeMap::new();
+    // Weights that are said to be quantised, and so have scales.
+    let mut marked = marked_by_header(archive, found)?;
     for (name, origin) in &found.tensors {
         let (base, last) = name.rsplit_once('.').unwrap_or(("", name));
         if let Some((mark, scheme)) = OTHERS.iter().find(|(mark, _)| *mark == last) {
@@ -64,9 +69,14 @@ pub(super) fn sources(archive: &Archive, found: &Found) -> Result<Vec<(String, S
             }
         } else if last == FORMAT {
             check_format(archive, origin)?;
+            marked.push(format!("{base}.weight"));
         } else if !IDLE.contains(&last) {
             sources.push((name.clone(), origin));
         }
+    }
+    for weight in marked.iter().filter(|weight| !scales.contains_key(*weight)) {
+        let Some(origin) = found.tensors.get(weight) else { continue };
+        return Err(archive.error(&origin.name, "it is said to be quantised, and its `weight_scale` is missing"));
     }
     sources.into_iter().map(|(name, origin)| Ok((name.clone(), source(archive, origin, scales.get(&name))?))).collect()
 }
@@ -105,28 +115,45 @@ fn number(archive: &Archive, origin: &Origin) -> Result<f32> {
 
 fn check_format(archive: &Archive, origin: &Origin) -> Result<()> {
     let raw = archive.raw(&origin.name)?;
-    let json: Option<Value> = serde_json::from_slice(&raw.bytes).ok();
-    match json.as_ref().and_then(|json| json.get("format")?.as_str()) {
-        Some(format) if FORMATS.contains(&format) => Ok(()),
-        Some(format) => Err(archive.error(&origin.name, unknown(format))),
-        None => Err(archive.error(&origin.name, "this is not JSON with a `format`")),
-    }
+    let refuse = |reason: String| archive.error(&origin.name, reason);
+    let json: Value = serde_json::from_slice(&raw.bytes).map_err(|_| refuse("this is not JSON".into()))?;
+    check_words(&json).map_err(refuse)
 }
 
-fn unknown(format: &str) -> String {
-    format!("the quantisation `{}` is not supported; {} are", clip(format), FORMATS.join(" and "))
-}
-
-/// ComfyUI may say in the header how weights are quantised, and not beside each.
-fn refuse_formats_of_the_header(archive: &Archive) -> Result<()> {
-    let Some(text) = archive.metadata("_quantization_metadata").and_then(|value| value.text()) else { return Ok(()) };
-    let refuse = |reason: String| Err(Error::model(archive.path(), format!("in `_quantization_metadata`: {reason}")));
-    let Ok(json) = serde_json::from_str::<Value>(text) else { return refuse("this is not JSON".into()) };
-    let layers = json.get("layers").and_then(Value::as_object);
-    for format in layers.into_iter().flatten().filter_map(|(_, layer)| layer.get("format")?.as_str()) {
-        if !FORMATS.contains(&format) {
-            return refuse(unknown(format));
+/// What is said of one weight in JSON: a format that is known, and nothing beside it that could change its meaning.
+fn check_words(json: &Value) -> Result<(), String> {
+    let words = json.as_object().ok_or("this is no JSON object")?;
+    match words.get("format").and_then(Value::as_str) {
+        Some(format) if FORMATS.contains(&format) => {}
+        Some(format) => {
+            let known = FORMATS.join(" and ");
+            return Err(format!("the quantisation `{}` is not supported; {known} are", clip(format)));
         }
+        None => return Err("this is not JSON with a `format`".into()),
     }
-    Ok(())
+    match words.keys().find(|word| !WORDS.contains(&word.as_str())) {
+        Some(word) => Err(format!("`{}` is no part of a quantisation that is known", clip(word))),
+        None => Ok(()),
+    }
+}
+
+/// ComfyUI may say in the header how weights are quantised, and not beside each: our names of the weights of a network
+/// that it says it of.
+fn marked_by_header(archive: &Archive, found: &Found) -> Result<Vec<String>> {
+    let Some(text) = archive.metadata("_quantization_metadata").and_then(|value| value.text()) else {
+        return Ok(Vec::new());
+    };
+    let refuse = |reason: String| Error::model(archive.path(), format!("in `_quantization_metadata`: {reason}"));
+    let json: Value = serde_json::from_str(text).map_err(|_| refuse("this is not JSON".into()))?;
+    let layers = json.get("layers").and_then(Value::as_object);
+    let mut named = BTreeSet::new();
+    for (layer, words) in layers.into_iter().flatten() {
+        check_words(words).map_err(|reason| refuse(format!("`{}`: {reason}", clip(layer))))?;
+        named.insert(format!("{layer}.weight"));
+    }
+    // Names may be those below the prefix.
+    let is_named =
+        |name: &str| named.contains(name) || name.strip_prefix(&found.prefix).is_some_and(|n| named.contains(n));
+    let weights = found.tensors.iter().filter(|(_, origin)| is_named(&origin.name));
+    Ok(weights.map(|(ours, _)| ours.clone()).collect())
 }
