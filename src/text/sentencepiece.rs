@@ -55,7 +55,7 @@ impl Pieces {
             false => Some(path.to_path_buf()),
         };
         let file = file.ok_or_else(|| Error::model(path, "there is no spiece.model here, and no tokenizer.json"))?;
-        let bytes = std::fs::read(&file).map_err(|source| Error::io(&file, source))?;
+        let bytes = super::read(&file)?;
         if file.extension().is_some_and(|ending| ending == "json") {
             let broken = |reason: String| Error::model(&file, format!("this is not a usable tokenizer: {reason}"));
             return super::unigram::pieces(&bytes).map_err(broken);

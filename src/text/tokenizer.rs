@@ -36,7 +36,7 @@ impl Tokenizer {
         };
         let model = if path.is_dir() { folder.join("spiece.model") } else { path.to_path_buf() };
         if model.extension().is_some_and(|e| e == "model") && model.exists() && (!path.is_dir() || !file.exists()) {
-            let bytes = std::fs::read(&model).map_err(|source| Error::io(&model, source))?;
+            let bytes = super::read(&model)?;
             return Self::from_pieces(&model, Pieces::parse(&model, &bytes)?);
         }
         if !file.exists() {
@@ -44,12 +44,12 @@ impl Tokenizer {
                           one in `tokenizer/`";
             return Err(Error::model(&file, reason));
         }
-        let bytes = std::fs::read(&file).map_err(|source| Error::io(&file, source))?;
+        let bytes = super::read(&file)?;
         let config = folder.join("tokenizer_config.json");
-        let settings = match std::fs::read(&config) {
+        let settings = match super::read(&config) {
             Ok(settings) => Some(settings),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(source) => return Err(Error::io(&config, source)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         Self::from_bytes(&file, &bytes, settings.as_deref())
     }

@@ -1,6 +1,5 @@
 //! The JSON files beside a model's tensors.
 
-use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::clip;
+use super::file::open_file;
 use crate::error::{Error, Result};
 
 /// Larger than any config or index of a model; a bound on what is read before it is known to make sense.
@@ -120,10 +120,7 @@ impl Config {
 /// The text of a JSON file of a sane size.
 pub(super) fn read_json(path: &Path) -> Result<String> {
     let io = |e| Error::io(path, e);
-    let file = File::open(path).map_err(io)?;
-    if !file.metadata().map_err(io)?.is_file() {
-        return Err(Error::model(path, "this is not a file"));
-    }
+    let file = open_file(path)?;
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > LARGEST {
@@ -192,5 +189,21 @@ mod tests {
         std::fs::write(&path, r#"{"a": 1}"#).expect("written");
         assert_eq!(Config::open(&path).expect("fine").get::<u8>("a").expect("there"), 1);
         assert!(Config::open(folder.path()).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_are_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["model.safetensors", "config.json"] {
+            let path = folder.path().join(name);
+            let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+            assert!(made.success());
+            let error = match name {
+                "config.json" => Config::open(&path).expect_err("no file"),
+                _ => crate::weights::TensorFile::open(&path).expect_err("no file"),
+            };
+            assert!(error.to_string().ends_with("this is not a file"), "{error}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,10 +83,7 @@ impl TensorFile {
     /// [`Error::Io`] when it cannot be opened, and those of [`TensorFile::from_bytes`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        if !file.metadata().map_err(|e| Error::io(path, e))?.is_file() {
-            return Err(Error::model(path, "this is not a file"));
-        }
+        let file = open_file(path)?;
         // SAFETY: the mapping is read-only and private to this process' view of the file. Nobody but another process
         // (or a careless caller) can change what it shows; that is excluded by the documented requirement above, as
         // for every program that maps its models, and no value read from it is trusted to stay the same for safety:
@@ -195,6 +192,20 @@ impl fmt::Debug for TensorFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} tensors, {} bytes)", self.path.display(), self.tensors.len(), self.data.len())
     }
+}
+
+/// Opens what is a file, and neither a folder nor a pipe or a device, of which opening alone may wait forever.
+pub(super) fn open_file(path: &Path) -> Result<File> {
+    let io = |e| Error::io(path, e);
+    let check = |metadata: Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(Error::model(path, "this is not a file")),
+    };
+    check(fs::metadata(path).map_err(io)?)?;
+    let file = File::open(path).map_err(io)?;
+    // Once more, in case that something else lies there by now.
+    check(file.metadata().map_err(io)?)?;
+    Ok(file)
 }
 
 /// A tensor over bytes; of blocks that its rows would cut (a convolution that was stored as a matrix), expanded.
