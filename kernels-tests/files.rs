@@ -48,6 +48,19 @@ fn what_torch_saves_is_read() {
 }
 
 #[test]
+fn what_torch_saved_before_zip_archives_is_the_same() {
+    let open = |name: &str| Archive::open_file(folder().join("files").join(name)).unwrap_or_else(|e| panic!("{e}"));
+    let (new, old) = (open("torch.pth"), open("legacy.pth"));
+    assert_eq!(compare("legacy.pth", "torch"), compare("torch.pth", "torch"));
+    assert!(new.names().eq(old.names()) && new.names().count() == 13);
+    for name in new.names() {
+        let (new, old) = (new.raw(name).expect("there"), old.raw(name).expect("there"));
+        assert_eq!((&new.dtype, &new.dims, &new.bytes[..]), (&old.dtype, &old.dims, &old.bytes[..]), "{name}");
+    }
+    assert!(old.files().all(|file| file.container() == Container::Torch));
+}
+
+#[test]
 fn what_gguf_writes_is_read() {
     let (compared, others) = compare("types.gguf", "gguf");
     assert_eq!(compared, 14);

@@ -21,7 +21,8 @@ pub enum Container {
     Safetensors,
     /// GGML's format with quantised types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
     Gguf,
-    /// What `torch.save` writes (`.pth`, `.pt`, `.bin`, `.ckpt`): a pickle in a zip archive.
+    /// What `torch.save` writes (`.pth`, `.pt`, `.bin`, `.ckpt`): a pickle in a zip archive, or, before PyTorch 1.6, pickles
+    /// and the tensors' bytes one after the other.
     Torch,
 }
 
@@ -231,10 +232,15 @@ fn recognise(bytes: &[u8]) -> Result<Container, String> {
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
         return Ok(Container::Torch);
     }
-    // A pickle's PROTO and the long integer that PyTorch before 1.6 began its files with.
-    if bytes.first() == Some(&0x80) && matches!(bytes.get(1), Some(2..=5)) && bytes.get(2) == Some(&0x8a) {
-        let remedy = "this is PyTorch's format from before version 1.6, which is not read; in Python, write it anew: \
-                      `torch.save(torch.load(FILE, weights_only=True), NEW)`";
+    if torch::is_legacy(bytes) {
+        return Ok(Container::Torch);
+    }
+    // A pickle's PROTO, where the size of a safetensors header would not have the header behind it.
+    if let [0x80, 2..=5, _, _, size @ .., brace] = bytes.get(..9).unwrap_or_default()
+        && (size != [0; 4] || *brace != b'{')
+    {
+        let remedy = "this is a pickle, and not one of tensors that `torch.save` wrote; nothing in it has been executed. In \
+                      Python, if you trust it, write its tensors anew with `safetensors.torch.save_file`";
         return Err(remedy.into());
     }
     Ok(Container::Safetensors)

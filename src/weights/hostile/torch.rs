@@ -55,9 +55,15 @@ impl Draft {
 
     /// `torch._utils._rebuild_tensor_v2(storage, offset, dims, strides, False, OrderedDict())`
     fn tensor(self, kind: &str, key: &str, count: i32, offset: i32, dims: &[i32], strides: &[i32]) -> Self {
+        self.view(kind, key, count, b"", (offset, dims, strides))
+    }
+
+    /// The same of a storage that more is said of.
+    fn view(self, kind: &str, key: &str, count: i32, more: &[u8], shape: (i32, &[i32], &[i32])) -> Self {
+        let (offset, dims, strides) = shape;
         let storage =
             self.global("torch._utils", "_rebuild_tensor_v2").raw(b"((").text("storage").global("torch", kind);
-        let view = storage.text(key).text("cpu").int(count).raw(b"tQ").int(offset).ints(dims).ints(strides);
+        let view = storage.text(key).text("cpu").int(count).raw(more).raw(b"tQ").int(offset).ints(dims).ints(strides);
         view.raw(b"\x89").global("collections", "OrderedDict").raw(b")RtR")
     }
 
@@ -194,8 +200,79 @@ fn archives_that_lie_are_refused() {
     refused(&with(b"PK\x01\x02", 42, 9), &["does not lie where"]);
     refused(&with(b"PK\x05\x06", 10, 200), &["cannot list 200 entries"]);
     refused(&with(b"PK\x05\x06", 19, 200), &["outside"]);
-    refused(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", &["before version 1.6", "weights_only=True"]);
     refused(b"<!DOCTYPE html><html>", &["web page"]);
+}
+
+/// A file from before version 1.6, of six numbers.
+fn legacy(version: i32, little: &[u8], more: &[u8], keys: &[&str], counts: &[u64]) -> Vec<u8> {
+    let system = Draft::new().raw(b"}(").text("protocol_version").int(version).text("little_endian").raw(little);
+    let tensor = Draft::new().raw(b"}").text("a").view("FloatStorage", "7", 6, more, (0, &[2, 3], &[3, 1]));
+    let keys = keys.iter().fold(Draft::new().raw(b"]("), |draft, key| draft.text(key)).raw(b"e");
+    let pickles = [Draft::new().int(version), system.raw(b"u"), tensor.raw(b"s"), keys].map(Draft::end);
+    let storages = counts.iter().flat_map(|count| [&count.to_le_bytes()[..], &[1; 24]].concat());
+    [&b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."[..], &pickles.concat()].concat().into_iter().chain(storages).collect()
+}
+
+/// What torch wrote in that format.
+fn legacy_golden() -> Vec<u8> {
+    let goldens = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens");
+    std::fs::read(goldens.join("files/legacy.pth")).expect("a golden")
+}
+
+#[test]
+fn files_from_before_zip_archives_are_read() {
+    let one = survive(&legacy(1001, b"\x88", b"N", &["7"], &[6])).expect("sound");
+    assert_eq!(one.container(), Container::Torch);
+    assert_eq!(one.raw("a").expect("there").bytes[..], [1; 24]);
+    survive(&legacy(1001, b"\x88", b"", &["7"], &[6])).expect("it need not say that it is no part of another");
+    let golden = survive(&legacy_golden()).expect("sound");
+    assert_eq!(golden.names().count(), 13);
+    // With the frames of later protocols.
+    let framed = [&b"\x80\x04\x95\x0d\0\0\0\0\0\0\0"[..], &legacy_golden()[2..]].concat();
+    survive(&framed).expect("sound");
+}
+
+#[test]
+fn files_from_before_zip_archives_that_lie_are_refused() {
+    let six = |version, little, more| legacy(version, little, more, &["7"], &[6]);
+    refused(&six(1002, b"\x88", b"N"), &["version"]);
+    refused(&six(1001, b"\x89", b"N"), &["big-endian"]);
+    refused(&six(1001, b"N", b"N"), &["order"]);
+    refused(&six(1001, b"\x88", b"(K\x00K\x01t"), &["part of another"]);
+    refused(&six(1001, b"\x88", b"NN"), &["5 things, not 7"]);
+    let listed = |keys: &[&str], counts: &[u64]| legacy(1001, b"\x88", b"N", keys, counts);
+    refused(&listed(&[], &[]), &["tensor `a`", "`data/7` is missing"]);
+    refused(&listed(&["8"], &[6]), &["storage `8`"]);
+    refused(&listed(&["7", "7"], &[6, 6]), &["`7` is listed twice"]);
+    refused(&listed(&["7"], &[5]), &["4 bytes stand behind"]);
+    refused(&listed(&["7"], &[7]), &["truncated"]);
+    for count in [1 << 40, 1 << 62, u64::MAX] {
+        refused(&listed(&["7"], &[count]), &[]);
+    }
+    // Another count than the dictionary has.
+    let mut short = listed(&["7"], &[5]);
+    short.truncate(short.len() - 4);
+    refused(&short, &["tensor `a`", "6 F32 and has 20 bytes"]);
+    let whole = legacy_golden();
+    for length in 0..whole.len() {
+        refused(&whole[..length], &[]);
+    }
+}
+
+#[test]
+fn pickles_of_other_things_are_told_from_tensors() {
+    for pickle in [
+        &b"\x80\x04\x95R\0\0\0\0\0\0\0}\x94(\x8c\x01a"[..],
+        b"\x80\x02}q\0(X\x01\0\0\0a",
+        b"\x80\x05}\x94\x8c\x01aK\x01s.",
+    ] {
+        refused(pickle, &["this is a pickle", "executed"]);
+    }
+    // The size of a header that begins as pickles do.
+    let mut header = br#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_vec();
+    header.resize(0x280, b' ');
+    let file = [&0x280u64.to_le_bytes()[..], &header, &[0; 4]].concat();
+    assert_eq!(survive(&file).expect("sound").container(), Container::Safetensors);
 }
 
 proptest! {
@@ -213,6 +290,18 @@ proptest! {
         }
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
+        }
+        survive(&bytes);
+    }
+
+    #[test]
+    fn random_damage_before_zip_archives_is_survived(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let mut bytes = legacy_golden();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
         }
         survive(&bytes);
     }

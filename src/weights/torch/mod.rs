@@ -1,5 +1,7 @@
-//! PyTorch's container, read as data only: a zip archive of a pickle, which says what there is, and of the tensors' bytes.
+//! PyTorch's containers, read as data only: a zip archive of a pickle, which says what there is, and of the tensors' bytes,
+//! and what came before it.
 
+mod legacy;
 mod pickle;
 mod zip;
 
@@ -11,6 +13,7 @@ use super::file::{Entry, MAX_NAME, Parsed, Stored, check_name, count};
 use super::{clip, safetensors};
 use crate::error::{Error, Result};
 use crate::tensor::Bytes;
+pub(super) use legacy::is_legacy;
 use pickle::{Id, Node, Pickle, Tensor};
 
 /// Dictionaries that training programs wrap a model's own in, those that are meant to be used first.
@@ -22,26 +25,23 @@ const BUDGET: usize = 1 << 20;
 /// Tensors of one file.
 const MOST: usize = 1 << 16;
 
+/// What a file holds, in either container.
+struct Contents<'a> {
+    pickle: Pickle<'a>,
+    /// Where the bytes of each entry lie; those of storages are below `data/`.
+    entries: BTreeMap<String, Range<usize>>,
+    /// What stands before the entries' names.
+    root: String,
+}
+
 /// Finds the tensors of a file.
 ///
 /// Names are the keys of the dictionary that the file holds, joined by dots where dictionaries lie in it. One that only
 /// wraps the model's (`{"state_dict": {...}, "epoch": 7}`) is left away.
 pub(super) fn parse(path: &Path, bytes: Bytes) -> Result<Parsed> {
     let broken = |reason: String| Error::model(path, reason);
-    let entries = zip::entries(&bytes).map_err(broken)?;
-    let is_pickle = |name: &&String| name.rsplit('/').next() == Some("data.pkl");
-    let (Some(name), None) = ({
-        let mut found = entries.keys().filter(is_pickle);
-        (found.next(), found.next())
-    }) else {
-        return Err(broken("this zip archive is not PyTorch's: it does not hold one `data.pkl`".into()));
-    };
-    let root = name.strip_suffix("data.pkl").unwrap_or_default();
-    let slice = |name: &str| entries.get(&format!("{root}{name}")).and_then(|range| bytes.get(range.clone()));
-    if slice("byteorder").is_some_and(|order| order != b"little") {
-        return Err(broken("its numbers are big-endian, which is not supported".into()));
-    }
-    let pickle = pickle::read(slice("data.pkl").unwrap_or_default()).map_err(broken)?;
+    let contents = if is_legacy(&bytes) { legacy::contents(&bytes) } else { zipped(&bytes) };
+    let Contents { pickle, entries, root } = contents.map_err(broken)?;
     let mut found = BTreeMap::new();
     let mut search = Search { pickle: &pickle, budget: BUDGET };
     let dictionary = search.unwrap().map_err(broken)?;
@@ -50,10 +50,29 @@ pub(super) fn parse(path: &Path, bytes: Bytes) -> Result<Parsed> {
     for (name, tensor) in found {
         check_name(path, &name)?;
         let entry =
-            place(&pickle, tensor, &entries, root).map_err(|reason| Error::tensor(path, clip(&name), reason))?;
+            place(&pickle, tensor, &entries, &root).map_err(|reason| Error::tensor(path, clip(&name), reason))?;
         tensors.insert(name, entry);
     }
     Ok(Parsed { data: bytes, tensors, metadata: BTreeMap::new() })
+}
+
+/// What a zip archive holds.
+fn zipped(bytes: &[u8]) -> Result<Contents<'_>, String> {
+    let entries = zip::entries(bytes)?;
+    let is_pickle = |name: &&String| name.rsplit('/').next() == Some("data.pkl");
+    let (Some(name), None) = ({
+        let mut found = entries.keys().filter(is_pickle);
+        (found.next(), found.next())
+    }) else {
+        return Err("this zip archive is not PyTorch's: it does not hold one `data.pkl`".into());
+    };
+    let root = name.strip_suffix("data.pkl").unwrap_or_default().to_owned();
+    let slice = |name: &str| entries.get(&format!("{root}{name}")).and_then(|range| bytes.get(range.clone()));
+    if slice("byteorder").is_some_and(|order| order != b"little") {
+        return Err("its numbers are big-endian, which is not supported".into());
+    }
+    let pickle = pickle::read(slice("data.pkl").unwrap_or_default())?;
+    Ok(Contents { pickle, entries, root })
 }
 
 /// A walk through a pickle's dictionaries.

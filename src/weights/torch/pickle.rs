@@ -82,6 +82,15 @@ impl<'a> Pickle<'a> {
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
+    /// The element types of the storages that it mentions, by their keys.
+    pub fn storages(&self) -> BTreeMap<&'a str, &'static str> {
+        let storage = |node: &Node| match node {
+            Node::Storage(storage) => Some((self.text(&storage.key), storage.dtype)),
+            _ => None,
+        };
+        self.values.iter().filter_map(storage).collect()
+    }
+
     /// A dictionary's key, of which only text and whole numbers have a use.
     pub fn key(&self, id: Id) -> Option<String> {
         match self.node(id) {
@@ -97,6 +106,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
     if bytes.len() > LARGEST {
         return Err(format!("a pickle of {} bytes is refused: {LARGEST} are enough for any model", bytes.len()));
     }
+    read_first(bytes).map(|(pickle, _)| pickle)
+}
+
+/// Reads the pickle at the front of bytes that go on behind it, and says how long it is.
+pub(super) fn read_first(bytes: &[u8]) -> Result<(Pickle<'_>, usize), String> {
+    let bytes = bytes.get(..LARGEST).unwrap_or(bytes);
     let mut machine = Machine { reader: Reader::new(bytes), ..Machine::default() };
     let root = loop {
         let at = machine.reader.position();
@@ -105,7 +120,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
             break root;
         }
     };
-    Ok(Pickle { bytes, values: machine.values, root })
+    let length = machine.reader.position();
+    Ok((Pickle { bytes, values: machine.values, root }, length))
 }
 
 struct Machine<'a> {
@@ -368,8 +384,12 @@ impl Machine<'_> {
     fn storage(&mut self) -> Result<Storage, String> {
         let id = self.pop()?;
         let items = self.tuple(id)?;
-        let &[_, kind, key, _, count] = items else {
-            return Err(format!("a storage is named by 5 things, not {}", items.len()));
+        let (kind, key, count) = match *items {
+            [_, kind, key, _, count] => (kind, key, count),
+            // Files from before version 1.6 say as well which part of another storage it is, or None.
+            [_, kind, key, _, count, view] if matches!(self.node(view), Node::Other) => (kind, key, count),
+            [_, _, _, _, _, _] => return Err("a storage that is a part of another, which is not supported".into()),
+            _ => return Err(format!("a storage is named by 5 things, not {}", items.len())),
         };
         match (self.node(kind), self.node(key)) {
             (Node::Global(Global::Storage(dtype)), Node::Text(key)) => {

@@ -1,6 +1,8 @@
 """Files of tensors as other programs write them: torch.save and the gguf package, with what they read back."""
 
 import collections
+import io
+import pickle
 
 import gguf
 import numpy as np
@@ -36,6 +38,39 @@ def torch_file(path, generator) -> dict[str, torch.Tensor]:
     module = {"state_dict": collections.OrderedDict(tensors | others), "epoch": 3, "lr": 1e-4, "name": "naïve", "betas": (0.9, None)}
     torch.save(module, path)
     return tensors
+
+
+def legacy_file(path, of) -> None:
+    """What a file holds, in PyTorch's format from before version 1.6. Its storages' names are addresses, and these their
+    order, which would differ each time: here they are numbers."""
+    buffer, storages = io.BytesIO(), {}
+    torch.save(torch.load(of), buffer, _use_new_zipfile_serialization=False)
+    data = buffer.getvalue()
+    buffer.seek(0)
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, name):
+            _, kind, key, _, count, _ = name
+            storage = torch.UntypedStorage(count * torch._utils._element_size(kind.dtype))
+            storages.setdefault(key, storage.nbytes())
+            return torch.storage.TypedStorage(wrap_storage=storage, dtype=kind.dtype, _internal=True)
+
+    for _ in range(3):
+        pickle.load(buffer)
+    Unpickler(buffer).load()
+    pickles = data[: buffer.tell()]
+    places = {}
+    for key in pickle.load(buffer):
+        start = buffer.tell()
+        buffer.seek(8 + storages[key], io.SEEK_CUR)
+        places[key] = data[start : buffer.tell()]
+    text = lambda key: b"X" + len(key).to_bytes(4, "little") + key.encode()
+    for i, key in enumerate(storages):
+        pickles = pickles.replace(text(key), text(str(i)))
+    names = pickle.dumps([str(i) for i in range(len(storages))], protocol=2)
+    path.write_bytes(pickles + names + b"".join(places[key] for key in storages))
+    before, after = (torch.load(file)["state_dict"] for file in (of, path))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def gguf_file(path, generator) -> dict[str, torch.Tensor]:
@@ -74,5 +109,6 @@ def make(store: Store) -> None:
     folder = store.root / "files"
     folder.mkdir(exist_ok=True)
     values = {f"torch.{name}": tensor.float() for name, tensor in torch_file(folder / "torch.pth", generator).items()}
+    legacy_file(folder / "legacy.pth", folder / "torch.pth")
     values |= {f"gguf.{name}": tensor for name, tensor in gguf_file(folder / "types.gguf", generator).items()}
     store.save("files", {"about": "What is in files/, read back by torch and the gguf package, as f32."}, values)
