@@ -70,17 +70,28 @@ impl Pieces {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let broken = |reason: &str| Error::model(path, format!("this is not a usable SentencePiece model: {reason}"));
         let mut found = Self::default();
+        let mut whole = [false; 2];
         for field in Fields(bytes) {
             let field = field.map_err(broken)?;
             match (field.number, field.value) {
                 (1, Wire::Bytes(piece)) => found.pieces.push(piece_of(piece).map_err(broken)?),
-                (2, Wire::Bytes(trainer)) => found.read_trainer(trainer).map_err(broken)?,
-                (3, Wire::Bytes(normalizer)) => found.read_normalizer(normalizer).map_err(broken)?,
+                (2, Wire::Bytes(trainer)) => {
+                    found.read_trainer(trainer).map_err(broken)?;
+                    whole[0] = true;
+                }
+                (3, Wire::Bytes(normalizer)) => {
+                    found.read_normalizer(normalizer).map_err(broken)?;
+                    whole[1] = true;
+                }
                 _ => {}
             }
         }
         if found.pieces.is_empty() {
             return Err(broken("it has no pieces"));
+        }
+        // SentencePiece always writes both, behind the pieces.
+        if whole != [true; 2] {
+            return Err(broken("its settings, which stand behind its pieces, are missing: the file is cut short"));
         }
         Ok(found)
     }
@@ -278,12 +289,16 @@ mod tests {
         bytes
     }
 
-    fn proto(pieces: &[(&str, f32, u8)], model: u8, charsmap: &[u8]) -> Vec<u8> {
+    fn pieces_of(pieces: &[(&str, f32, u8)]) -> Vec<(u64, Vec<u8>)> {
         let piece = |&(text, score, kind): &(&str, f32, u8)| {
             let score = [&[2 << 3 | 5][..], &score.to_le_bytes()].concat();
             (1, [message(&[(1, text.into())]), score, vec![3 << 3, kind]].concat())
         };
-        let mut fields: Vec<(u64, Vec<u8>)> = pieces.iter().map(piece).collect();
+        pieces.iter().map(piece).collect()
+    }
+
+    fn proto(pieces: &[(&str, f32, u8)], model: u8, charsmap: &[u8]) -> Vec<u8> {
+        let mut fields = pieces_of(pieces);
         let unknown = [varint(40 << 3), varint(2)].concat();
         fields.push((2, [vec![3 << 3, model], unknown].concat()));
         fields.push((3, message(&[(1, b"identity".to_vec()), (2, charsmap.to_vec())])));
@@ -360,9 +375,12 @@ mod tests {
     fn what_is_broken_is_refused_by_name() {
         let whole = proto(PIECES, 1, &charsmap());
         assert!(tokenizer(&whole).is_ok());
+        let normalizer = message(&[(3, message(&[(1, b"identity".to_vec()), (2, charsmap())]))]).len();
         for (bytes, says) in [
             (Vec::new(), "no pieces"),
             (whole[..whole.len() - 3].to_vec(), "cut short"),
+            (message(&pieces_of(PIECES)), "behind its pieces"),
+            (whole[..whole.len() - normalizer].to_vec(), "behind its pieces"),
             (proto(PIECES, 2, &[]), "no Unigram"),
             (proto(&PIECES[2..], 1, &[]), "`</s>`"),
             (proto(PIECES, 1, &charsmap()[..900]), "table of characters"),
