@@ -129,7 +129,7 @@ fn check_words(json: &Value) -> Result<(), String> {
             let known = FORMATS.join(" and ");
             return Err(format!("the quantisation `{}` is not supported; {known} are", clip(format)));
         }
-        None => return Err("this is not JSON with a `format`".into()),
+        None => return Err("there is no `format` in this".into()),
     }
     match words.keys().find(|word| !WORDS.contains(&word.as_str())) {
         Some(word) => Err(format!("`{}` is no part of a quantisation that is known", clip(word))),
@@ -156,4 +156,43 @@ fn marked_by_header(archive: &Archive, found: &Found) -> Result<Vec<String>> {
         |name: &str| named.contains(name) || name.strip_prefix(&found.prefix).is_some_and(|n| named.contains(n));
     let weights = found.tensors.iter().filter(|(_, origin)| is_named(&origin.name));
     Ok(weights.map(|(ours, _)| ours.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Error;
+    use crate::tensor::HostTensor;
+    use crate::weights::{Archive, layout, save_safetensors};
+
+    /// What is wrong with a transformer of one matrix below a prefix, of which a header says this.
+    fn wrong(layers: &str) -> Option<String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("m.safetensors");
+        let header = [("_quantization_metadata", format!(r#"{{"format_version": "1.0", "layers": {layers}}}"#))];
+        let header: Vec<(&str, &str)> = header.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let tensor = ("p.blocks.0.self_attn.q.weight", HostTensor::from_f32([2, 2], &[1.0; 4]));
+        save_safetensors(&path, &[tensor], &header).expect("saved");
+        let archive = Archive::open_file(&path).expect("sound");
+        let found = layout::recognise(archive.names());
+        let error = found.first().expect("a transformer").open(&archive).err()?;
+        assert!(matches!(error, Error::Model { .. } | Error::Tensor { .. }), "{error}");
+        Some(error.to_string())
+    }
+
+    #[test]
+    fn what_a_header_says_of_weights_must_be_so() {
+        assert_eq!(wrong("{}"), None);
+        assert_eq!(wrong(r#"{"p.blocks.0.self_attn.k": {"format": "float8_e4m3fn"}}"#), None, "of another network");
+        for (layers, says) in [
+            (r#"{"p.blocks.0.self_attn.q": {"format": "float8_e4m3fn"}}"#, "`p.blocks.0.self_attn.q.weight`"),
+            (r#"{"blocks.0.self_attn.q": {"format": "float8_e5m2"}}"#, "`weight_scale` is missing"),
+            (r#"{"a": {"format": "float8_e4m3fn", "convrot": true}}"#, "`convrot`"),
+            (r#"{"a": {"format": "nvfp4"}}"#, "`nvfp4` is not supported"),
+            (r#"{"a": {}}"#, "`a`: there is no `format`"),
+            (r#"{"a": 3}"#, "`a`: this is no JSON object"),
+        ] {
+            let error = wrong(layers).expect(layers);
+            assert!(error.contains(says), "{error}");
+        }
+    }
 }
