@@ -12,8 +12,8 @@ use mutoscope::weights::{Archive, save_safetensors};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{mutoscope, refused};
-use crate::golden::pipeline;
 use crate::known::copy;
+use crate::golden::{folder, pipeline};
 
 /// A file of tensors of f16 that takes no room: a header and a hole.
 fn sparse(path: &Path, tensors: &[(String, Vec<u64>)]) {
@@ -342,6 +342,9 @@ fn the_program_shows_it() {
         assert!(lone.contains(part), "{part}: {lone}");
     }
     assert!(text(&["inspect"]).contains("embedded, complete"));
+    let lora = folder().join("loras/saved.safetensors");
+    let lora = text(&["inspect", lora.to_str().expect("UTF-8")]);
+    assert!(lora.contains("a LoRA") && lora.contains("--lora") && !lora.contains("missing"), "{lora}");
     let (code, error) = refused(&["inspect", "nowhere"]);
     assert!(code == 3 && error.contains("nowhere"), "{error}");
 }

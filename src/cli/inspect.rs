@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mutoscope::pipeline::{Inspection, PartReport, RunReport};
-use mutoscope::weights::Config;
 use mutoscope::weights::layout::Network;
+use mutoscope::weights::{Config, Lora};
 use serde_json::{Map, Value, json};
 
 use super::model::PartArguments;
@@ -19,6 +19,9 @@ Examples:
   mutoscope inspect wan2.2_ti2v_5B_fp16.safetensors --tensors
   mutoscope inspect Wan2.1-T2V-1.3B --json | jq .run
   mutoscope inspect --transformer wan-Q4_K_M.gguf --text-encoder umt5.safetensors --vae wan_2.1_vae.safetensors";
+
+/// What is said of a LoRA file, which is no part of a model.
+const LORA: &str = "a LoRA, which changes a model: give it to `mutoscope generate` with --lora";
 
 /// Show what was recognised in the files of a model, what is missing, and what it would run with
 ///
@@ -44,9 +47,20 @@ pub struct Arguments {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Outcome {
-    let found = Inspection::of(&arguments.parts.files(arguments.path.clone()))?;
+    let mut found = Inspection::of(&arguments.parts.files(arguments.path.clone()))?;
+    for (path, reason) in &mut found.others {
+        if Lora::open(&*path).is_ok() {
+            *reason = LORA.to_owned();
+        }
+    }
     if arguments.json {
         line(as_json(&found, arguments.tensors))?;
+        return Ok(0);
+    }
+    if let ([], [(path, LORA)]) =
+        (&found.parts[..], &found.others.iter().map(|(p, r)| (p, &**r)).collect::<Vec<_>>()[..])
+    {
+        line(format_args!("{}: {LORA}", path.display()))?;
         return Ok(0);
     }
     let kind = found.kind.map(|kind| format!(": {kind}")).unwrap_or_default();
