@@ -125,6 +125,6 @@ impl From<::gif::EncodingError> for Fault {
 
 impl From<openh264::Error> for Fault {
     fn from(error: openh264::Error) -> Self {
-        Self::Codec(format!("H.264: {error}"))
+        Self::Codec(format!("H.264: {}", mp4::reason(&error)))
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use openh264::formats::YUVSource;
 use tempfile::TempDir;
 
-use super::mp4::testing::{planes, samples, summary};
+use super::mp4::testing::{noise, planes, samples, summary};
 use super::*;
 
 /// A shaded ground with a white disc and a red square that move: flat, smooth and sharp parts, edges smoothed over
@@ -193,6 +193,35 @@ fn mp4_is_well_formed_and_looks_right() -> Result<()> {
         assert_eq!(read_recipe(&path)?, Some(recipe()));
     }
     assert_eq!(names(folder.path()), ["a.mp4"]);
+    Ok(())
+}
+
+#[test]
+fn mp4_takes_white_noise_and_loses_nothing_of_what_is_around_it() -> Result<()> {
+    let folder = folder();
+    let path = folder.path().join("noise.mp4");
+    // Where noise begins and ends in a clip of nine frames, at 2 frames a second: four from key to key.
+    let clips = [((16, 16), 0..9), ((128, 128), 0..9), ((320, 176), 0..9), ((128, 128), 5..9), ((64, 48), 1..2)];
+    for (size, wild) in clips {
+        let picture = |i| if wild.contains(&i) { noise(size.0, size.1, i) } else { scene(size.0, size.1, i) };
+        let frames: Vec<Frame> = (0..9).map(picture).collect();
+        let mut writer = Writer::create(&path, &Format::Mp4, size.0, size.1, 2.0, 9, &recipe())?;
+        frames.iter().try_for_each(|frame| writer.push(frame))?;
+        writer.finish()?;
+        assert_eq!(summary(&fs::read(&path).expect("file")).samples, 9);
+
+        let mut reader = read_video(&path)?;
+        for (index, frame) in (0..).zip(&frames) {
+            let Some(got) = reader.next().transpose()? else {
+                panic!("{size:?}: only {index} frames");
+            };
+            let [got, sent] = [&got, frame].map(|frame| planes(frame).y().to_vec());
+            let decibel = psnr(&got, &sent);
+            let least = if wild.contains(&index) { 12.0 } else { 35.0 };
+            assert!(decibel > least, "frame {index} of {size:?}, noise in {wild:?}: {decibel:.1} dB");
+        }
+        assert!(reader.next().is_none());
+    }
     Ok(())
 }
 

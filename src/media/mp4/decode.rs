@@ -10,6 +10,7 @@ use openh264::decoder::{Decoder, DecoderConfig, Flush};
 
 use super::colour::Coding;
 use super::demux::{Track, Walk};
+use super::reason;
 use super::sps::{Sps, without_order};
 use crate::media::input::{MOST_FRAME_PIXELS, check_size};
 use crate::media::{Fault, Frame};
@@ -126,7 +127,7 @@ impl Mp4Reader {
         for unit in units(&sample, self.track.length_size) {
             add(unit.ok_or_else(|| bad("its parts do not fit".into()))?);
         }
-        let picture = self.decoder.decode(&stream).map_err(|e| bad(e.to_string()))?;
+        let picture = self.decoder.decode(&stream).map_err(|e| bad(reason(&e)))?;
         let picture = picture.ok_or_else(|| bad("no picture in it".into()))?;
         self.coding.rgb(&picture).ok_or_else(|| bad("a part of the picture".into()))
     }

@@ -8,6 +8,7 @@ mod boxes;
 mod colour;
 mod decode;
 mod demux;
+mod encode;
 mod moov;
 mod read;
 mod sps;
@@ -16,26 +17,15 @@ pub(super) mod testing;
 
 use std::io::{Seek, SeekFrom, Write};
 
-use openh264::OpenH264API;
-use openh264::encoder::{
-    BitRate, Complexity, Encoder, EncoderConfig, FrameRate, FrameType, IntraFramePeriod, QpRange, RateControlMode,
-    VuiConfig,
-};
-
 use self::boxes::boxed;
 use self::colour::Planes;
+use self::encode::Coder;
 use self::moov::Track;
 use super::{Fault, Frame, Rate};
 use crate::error::{Error, Result};
 
 pub(super) use decode::Mp4Reader;
 pub(super) use read::read_comment;
-
-/// The quantiser of every macroblock: the lowest that openh264's rate control goes to (`GOM_MIN_QP_MODE`).
-const QP: u8 = 12;
-
-/// Seconds between pictures that a player can jump to.
-const SECONDS_PER_KEY: f64 = 2.0;
 
 /// openh264's own limits.
 const SMALLEST: u32 = 16;
@@ -73,7 +63,7 @@ fn time_scale(rate: Rate) -> (u32, u32) {
 /// An MP4 being written, frame by frame.
 pub(super) struct Mp4<W: Write + Seek> {
     out: W,
-    encoder: Encoder,
+    coder: Coder,
     planes: Planes,
     track: Track,
     frames: u32,
@@ -96,29 +86,8 @@ impl<W: Write + Seek> Mp4<W> {
         rate: Rate,
         comment: String,
     ) -> Result<Self, Fault> {
-        let fps = rate.fps();
-        let key_period = (fps * SECONDS_PER_KEY).round().clamp(1.0, 250.0) as u32;
         let planes = Planes::new(width, height);
-        // No rate is aimed at (the quantiser is fixed); the number only chooses a level with room for such a stream.
-        let bits_per_second = (f64::from(planes.width * planes.height) * fps).clamp(100_000.0, 100e6) as u32;
-        let config = EncoderConfig::new()
-            // Takes its quantiser from the range alone, skips no frame, and is the one mode that says nothing of that
-            // on stderr.
-            .rate_control_mode(RateControlMode::Bufferbased)
-            .qp(QpRange::new(QP, QP))
-            .bitrate(BitRate::from_bps(bits_per_second))
-            .max_frame_rate(FrameRate::from_hz(fps.clamp(1.0, 60.0) as f32))
-            .skip_frames(false)
-            .complexity(Complexity::High)
-            // These would move the quantiser, or put pictures to jump to where nobody asked for one.
-            .adaptive_quantization(false)
-            .background_detection(false)
-            .scene_change_detect(false)
-            .intra_frame_period(IntraFramePeriod::from_num_frames(key_period))
-            // The same bits on every machine.
-            .num_threads(1)
-            .vui(VuiConfig::bt709());
-        let encoder = Encoder::with_api_config(OpenH264API::from_source(), config)?;
+        let coder = Coder::new(&planes, rate.fps())?;
         let brands = [&b"isom"[..], &[0, 0, 2, 0], b"isomiso2avc1mp41"];
         let ftyp = boxed(b"ftyp", &brands);
         out.write_all(&ftyp)?;
@@ -136,19 +105,16 @@ impl<W: Write + Seek> Mp4<W> {
             comment,
         };
         let moov_at = ftyp.len() as u64;
-        Ok(Self { out, encoder, planes, track, frames, moov_at, mdat_at: 0, end: moov_at })
+        Ok(Self { out, coder, planes, track, frames, moov_at, mdat_at: 0, end: moov_at })
     }
 
     /// `frame` must have the size that the file was made with.
     pub(super) fn push(&mut self, frame: &Frame) -> Result<(), Fault> {
         self.planes.read(frame);
-        let stream = self.encoder.encode(&self.planes)?;
-        let key = matches!(stream.frame_type(), FrameType::IDR | FrameType::I);
+        let coded = self.coder.encode(&self.planes)?;
         let mut sample = Vec::new();
-        for layer in (0..stream.num_layers()).filter_map(|i| stream.layer(i)) {
-            for unit in (0..layer.nal_count()).filter_map(|i| layer.nal_unit(i)) {
-                add_unit(&mut sample, &mut self.track, unit)?;
-            }
+        for unit in &coded.units {
+            add_unit(&mut sample, &mut self.track, unit)?;
         }
         if sample.is_empty() {
             return Err(Fault::Codec("H.264 encoder: no picture for a frame".into()));
@@ -158,7 +124,7 @@ impl<W: Write + Seek> Mp4<W> {
         }
         self.out.write_all(&sample)?;
         let size = u32::try_from(sample.len()).map_err(|_| Fault::Codec("a sample of 4 GiB".into()))?;
-        self.track.add(self.end, size, key);
+        self.track.add(self.end, size, coded.key);
         self.end += u64::from(size);
         Ok(())
     }
@@ -204,6 +170,12 @@ impl<W: Write + Seek> Mp4<W> {
         }
         Ok(self.out.flush()?)
     }
+}
+
+/// What openh264 says of an error, without what it always adds of its backtraces.
+pub(super) fn reason(error: &openh264::Error) -> String {
+    let text = error.to_string();
+    text.trim_end_matches("Backtraces enabled.").trim_end_matches([' ', '.']).to_owned()
 }
 
 /// The size of an empty box.

@@ -27,6 +27,19 @@ pub(in crate::media) fn planes(frame: &Frame) -> impl YUVSource + use<> {
     planes
 }
 
+/// White noise, which takes more bits than anything.
+pub(in crate::media) fn noise(width: u32, height: u32, seed: u32) -> Frame {
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        // xorshift64 (G. Marsaglia, 2003)
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    Frame { width, height, rgb: (0..width * height * 3).map(|_| next()).collect() }
+}
+
 /// The payload of the box at the end of a path.
 fn at<'a>(bytes: &'a [u8], path: &[&[u8; 4]]) -> &'a [u8] {
     path.iter().fold(bytes, |bytes, kind| find(bytes, kind).expect("box"))
