@@ -107,9 +107,11 @@ fn a_full_disk_is_told_with_what_to_do() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(Path::new(&out).exists() && Path::new(&latents).exists());
     // A device is no place for a checkpoint, for which a complete file takes the place of another: it is told, and stays.
-    let output = mutoscope(&[&common[..], &["--checkpoint", &full]].concat());
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains("could not be saved"), "{told}");
+    for quiet in [&["--quiet"][..], &[]] {
+        let output = mutoscope(&[&common[..], &["--checkpoint", &full], quiet].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains("could not be saved"), "{quiet:?}: {told}");
+    }
     assert!(std::os::unix::fs::FileTypeExt::is_char_device(
         &std::fs::metadata("/dev/full").expect("there").file_type()
     ));

@@ -110,7 +110,12 @@ impl Reporter {
     /// The run was saved, or could not be.
     pub fn checkpoint(&self, step: usize, steps: usize, error: Option<&Error>) -> mutoscope::Result<()> {
         if let Some(error) = error {
-            self.note(&format!("the run could not be saved: {error}. It goes on, and saving is tried again"));
+            let text = format!("the run could not be saved: {error}. It goes on, and saving is tried again");
+            match (self.quiet, self.json) {
+                // Not a note: whoever asked for quiet still wants to hear of errors.
+                (true, false) => output::note(text),
+                _ => self.note(&text),
+            }
         }
         let error = error.map(ToString::to_string);
         self.event(&json!({"event": "checkpoint", "step": step, "steps": steps, "error": error}))
