@@ -60,6 +60,7 @@ pub mod nn;
 pub mod ops;
 pub mod pipeline;
 pub mod sampling;
+mod temporary;
 pub mod tensor;
 pub mod text;
 pub mod weights;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Pattern;
 use crate::error::{Error, Result};
+use crate::temporary;
 
 /// A file being written beside its target. Dropped, it is removed; [`StagedFile::commit`] moves it to its target.
 #[derive(Debug)]
@@ -18,21 +19,20 @@ pub(super) struct StagedFile {
 impl StagedFile {
     /// Makes the temporary sibling of `target` and opens it for writing.
     pub(super) fn create(target: &Path) -> Result<(Self, File)> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for attempt in 0..1000 {
-            let temporary = target.with_file_name(format!(".{name}.{attempt}.part"));
-            match File::options().write(true).create_new(true).open(&temporary) {
-                Ok(file) => return Ok((Self { temporary, target: target.to_path_buf(), committed: false }, file)),
-                // Another run's, or left by one that was killed: not ours to remove.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(Error::io(target, e)),
-            }
-        }
-        Err(Error::io(target, io::Error::other(format!("a thousand files .{name}.*.part stand beside it"))))
+        let (temporary, file) = temporary::create_beside(target).map_err(|e| Error::io(target, e))?;
+        Ok((Self { temporary, target: target.to_path_buf(), committed: false }, file))
     }
 
-    /// Moves the file to its target, over what may be there. The file must be closed.
-    pub(super) fn commit(&mut self) -> Result<()> {
+    /// Moves the file to its target, over what may be there, and removes what killed runs left beside it. The file must be
+    /// closed.
+    pub(super) fn commit(mut self) -> Result<()> {
+        self.settle()?;
+        temporary::sweep([&*self.target]);
+        Ok(())
+    }
+
+    /// Moves the file to its target.
+    fn settle(&mut self) -> Result<()> {
         // Some file systems report a full disk no sooner than this.
         let synced = File::options().write(true).open(&self.temporary).and_then(|file| file.sync_all());
         synced.and_then(|()| fs::rename(&self.temporary, &self.target)).map_err(|e| Error::io(&self.target, e))?;
@@ -102,10 +102,11 @@ impl StagedFolder {
 
     /// Gives all pictures their names, or none.
     pub(super) fn commit(mut self) -> Result<()> {
-        let renamed = self.files.iter_mut().try_for_each(StagedFile::commit);
+        let renamed = self.files.iter_mut().try_for_each(StagedFile::settle);
         if renamed.is_err() {
             self.files.iter_mut().for_each(StagedFile::withdraw);
         } else {
+            temporary::sweep(self.files.iter().map(|file| &*file.target));
             self.made.0 = None;
         }
         renamed

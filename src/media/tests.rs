@@ -308,6 +308,27 @@ fn dropped_unfinished_leaves_nothing() -> Result<()> {
 }
 
 #[test]
+fn leftovers_of_killed_runs_go_and_long_names_are_taken() -> Result<()> {
+    let folder = folder();
+    fs::create_dir(folder.path().join("shots")).expect("made");
+    // No process has this number.
+    for name in [".a.mp4.4294967295-0.part", "shots/.2.png.4294967295-0.part", ".b.mp4.4294967295-0.part"] {
+        fs::write(folder.path().join(name), "half").expect("written");
+    }
+    write(&folder.path().join("a.mp4"), (16, 16), 16.0, 3)?;
+    write(&folder.path().join("shots/%d.png"), (16, 16), 16.0, 3)?;
+    assert_eq!(names(folder.path()), [".b.mp4.4294967295-0.part", "a.mp4", "shots"]);
+    assert_eq!(names(&folder.path().join("shots")), ["1.png", "2.png", "3.png"]);
+    let long = folder.path().join(format!("{}.mp4", "é".repeat(125)));
+    write(&long, (16, 16), 16.0, 1)?;
+    assert!(long.exists());
+    // One that is too long is refused before a run, not after it.
+    let error = check_writable(folder.path().join(format!("{}.mp4", "é".repeat(126)))).expect_err("too long");
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    Ok(())
+}
+
+#[test]
 fn errors_leave_nothing_and_spare_what_was_there() -> Result<()> {
     let folder = folder();
     fs::write(folder.path().join("a.mp4"), "older").expect("write");

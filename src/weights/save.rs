@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::safetensors::{METADATA, name_of};
 use super::{TensorFile, clip, list};
 use crate::error::{Error, Result};
+use crate::temporary;
 use crate::tensor::HostTensor;
 
 /// Writes tensors to a safetensors file, whole or not at all: a file of the same name is replaced only once the new
@@ -28,8 +28,7 @@ pub fn save_safetensors(
     write(path, tensors, metadata, |content| write_whole(path, content))
 }
 
-/// The same for a file that is written again and again by processes that may be killed while they do: what they left is
-/// removed by the next.
+/// The same for a file that is written again and again, each time over the last: what is no file is refused.
 ///
 /// # Errors
 /// As [`save_safetensors`].
@@ -118,63 +117,30 @@ pub(super) fn write_whole(path: &Path, write: impl Fn(&mut dyn Write) -> io::Res
     if existing.is_some_and(|m| !m.is_file()) {
         return write(&mut File::options().write(true).open(&path)?); // a device or a pipe: never replaced
     }
-    let temporary = temporary_beside(&path)?;
-    let written = File::options().write(true).create_new(true).open(&temporary).and_then(|file| {
-        let mut out = BufWriter::new(file);
-        write(&mut out)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-    });
-    let renamed = written.and_then(|()| fs::rename(&temporary, &path));
-    if renamed.is_err() {
-        let _ = fs::remove_file(&temporary); // it may not even exist; the first error is the one to report
-    }
-    renamed
+    replace(&path, write)
 }
 
-/// Writes `.NAME.PROCESS.part` beside a file and renames it when complete; then those that killed processes left go.
+/// The same for a file that must be one that can be replaced.
 fn write_again(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()); // through links, when it exists
     let refuse = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, reason);
     if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
         return Err(refuse("this is not a file that could be replaced"));
     }
-    let name = path.file_name().ok_or_else(|| refuse("this names no file"))?.to_string_lossy().into_owned();
-    let temporary = path.with_file_name(format!(".{name}.{}.part", std::process::id()));
-    let written = File::create(&temporary).and_then(|file| {
-        let mut out = BufWriter::new(file);
-        write(&mut out)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-    });
-    let renamed = written.and_then(|()| fs::rename(&temporary, &path));
+    replace(&path, write)
+}
+
+/// Writes a temporary file beside one and renames it when complete; then those that killed processes left go.
+fn replace(path: &Path, write: impl Fn(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let (temporary, file) = temporary::create_beside(path)?;
+    let mut out = BufWriter::new(file);
+    let written = write(&mut out).and_then(|()| out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all());
+    let renamed = written.and_then(|()| fs::rename(&temporary, path));
     match renamed {
-        Ok(()) => sweep(&path, &name),
+        Ok(()) => temporary::sweep([path]),
         Err(_) => drop(fs::remove_file(&temporary)), // the first error is the one to report
     }
     renamed
-}
-
-/// Removes what processes that were killed left beside a file. One that lives, and writes the same file, is told so by its
-/// rename, which fails; neither writes into the other's.
-fn sweep(path: &Path, name: &str) {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let other = entry.file_name();
-        let process = other.to_str().and_then(|other| other.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.'));
-        let process = process.and_then(|rest| rest.strip_suffix(".part"));
-        if process.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())) {
-            // Best effort: what cannot be removed is in nobody's way.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "this names no file"))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}-{}.part", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    Ok(path.with_file_name(hidden))
 }
 
 #[cfg(test)]
@@ -246,7 +212,7 @@ mod tests {
     fn what_killed_processes_left_beside_a_checkpoint_goes() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.run");
-        for name in [".a.run.1.part", ".a.run.77.part", ".a.run.x.part", ".b.run.1.part", "a.run.1.part"] {
+        for name in [".a.run.4294967295-3.part", ".a.run.x.part", ".b.run.4294967295-3.part", "a.run.1.part"] {
             fs::write(folder.path().join(name), b"half").expect("written");
         }
         for _ in 0..2 {
@@ -256,7 +222,7 @@ mod tests {
         let listed = fs::read_dir(folder.path()).expect("listed").map(|e| e.expect("read").file_name());
         let mut left: Vec<_> = listed.collect();
         left.sort();
-        assert_eq!(left, [".a.run.x.part", ".b.run.1.part", "a.run", "a.run.1.part"]);
+        assert_eq!(left, [".a.run.x.part", ".b.run.4294967295-3.part", "a.run", "a.run.1.part"]);
         let error = save_checkpoint(folder.path(), &sample(), &[]).expect_err("a folder");
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
