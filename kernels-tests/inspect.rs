@@ -12,8 +12,8 @@ use mutoscope::weights::{Archive, save_safetensors};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{mutoscope, refused};
-use crate::known::copy;
 use crate::golden::{folder, pipeline};
+use crate::known::copy;
 
 /// A file of tensors of f16 that takes no room: a header and a hole.
 fn sparse(path: &Path, tensors: &[(String, Vec<u64>)]) {

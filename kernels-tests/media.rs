@@ -4,7 +4,7 @@ use mutoscope::media::{Frame, read_picture, read_video, resize};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::golden::{count, folder, number, text};
+use crate::golden::{folder, number, text};
 
 /// The cases of a list, and all numbers.
 struct Golden {
@@ -72,9 +72,6 @@ fn pictures_are_read_as_by_diffusers() {
         }
         let off = levels(&got, &want);
         if off > 0 {
-            println!("{key}: {off} levels off");
-        }
-        if usize::from(off) > count(case, "levels") {
             wrong.push(format!("{key}: {off} levels off"));
         }
     }

@@ -4,6 +4,7 @@
 
 mod animation;
 mod folder;
+mod jpeg;
 mod picture;
 mod resize;
 mod sniff;

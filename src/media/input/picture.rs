@@ -3,18 +3,18 @@
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
-use image::codecs::jpeg::JpegDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, RgbImage};
 
+use super::jpeg::jpeg;
 use super::sniff::{Kind, Opened, open};
 use super::{MOST_PIXELS, check_size};
 use crate::error::{Error, Result};
 use crate::media::{Fault, Frame};
 
 /// No larger file is taken for a picture.
-const MOST_BYTES: u64 = 1 << 30;
+pub(super) const MOST_BYTES: u64 = 1 << 30;
 
 /// The largest row of a PNG, and the most bytes of text and profiles, that are decoded.
 const PNG_BYTES: usize = 512 << 20;
@@ -23,8 +23,8 @@ const PNG_BYTES: usize = 512 << 20;
 /// (or XMP) orientation, an alpha channel dropped and not composited, profiles and gamma ignored, 16 bits a channel cut to
 /// their upper 8, the first picture of an animation.
 ///
-/// In two things the bytes differ from Pillow's: grey of 16 bits, which Pillow clips to 255 (nearly always to white), is
-/// cut like every other channel; and JPEG, whose decoders round differently, by up to 4 levels.
+/// In one thing the bytes differ from Pillow's: grey of 16 bits, which Pillow clips to 255 (nearly always to white), is cut
+/// like every other channel.
 ///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Media`] when it is no such picture, is cut short or damaged, or has
@@ -85,42 +85,6 @@ fn raw_profile(info: &png::Info) -> Option<Vec<u8>> {
     digits.chunks_exact(2).map(|pair| Some((digit(&pair[0])? * 16 + digit(&pair[1])?) as u8)).collect()
 }
 
-fn jpeg(mut from: impl Read) -> Result<Frame, Fault> {
-    let mut bytes = Vec::new();
-    from.by_ref().take(MOST_BYTES).read_to_end(&mut bytes).map_err(Fault::Io)?;
-    // The decoder fills what is missing with grey.
-    if !ends(&bytes) {
-        return Err(Fault::cut_short("JPEG"));
-    }
-    let fault = |e| Fault::of_image("JPEG", e);
-    let mut decoder = JpegDecoder::new(std::io::Cursor::new(bytes)).map_err(fault)?;
-    // Nothing is lost with metadata that cannot be read.
-    let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
-    whole(decoder, "JPEG", exif, xmp)
-}
-
-/// Whether a JPEG goes on to its end marker (ITU-T T.81, annex B).
-fn ends(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    loop {
-        // To the next marker, over coded data in which FF is followed by 00, and over markers with nothing behind them.
-        let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xff)) else {
-            return false;
-        };
-        at += found + 1;
-        match bytes.get(at) {
-            None => return false,
-            Some(0xd9) => return true,
-            // FF is a filler.
-            Some(0x00 | 0x01 | 0xd0..=0xd8 | 0xff) => {}
-            Some(_) => {
-                let Some(&[high, low]) = bytes.get(at + 1..at + 3) else { return false };
-                at += 1 + usize::from(u16::from_be_bytes([high, low]));
-            }
-        }
-    }
-}
-
 fn webp(mut from: BufReader<std::fs::File>, length: u64) -> Result<Frame, Fault> {
     check_riff(&mut from, length)?;
     let mut decoder = WebPDecoder::new(from).map_err(|e| Fault::of_image("WebP", e))?;
@@ -165,7 +129,13 @@ pub(super) fn to_rgb(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
 }
 
 /// Turns a picture as its metadata say: by EXIF or, where that says nothing, by XMP.
-fn upright(width: u32, height: u32, rgb: Vec<u8>, exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Result<Frame, Fault> {
+pub(super) fn upright(
+    width: u32,
+    height: u32,
+    rgb: Vec<u8>,
+    exif: Option<&[u8]>,
+    xmp: Option<&[u8]>,
+) -> Result<Frame, Fault> {
     let exif = exif.and_then(|exif| Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)));
     let turn = exif.or_else(|| xmp.and_then(xmp_orientation)).unwrap_or(Orientation::NoTransforms);
     turned(Frame { width, height, rgb }, turn)
@@ -197,17 +167,6 @@ fn xmp_orientation(xmp: &[u8]) -> Option<Orientation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_end_of_jpeg_is_not_that_of_its_thumbnail() {
-        let segment = [&[0xff, 0xe1, 0, 6][..], &[0xff, 0xd9, 1, 2]].concat();
-        let scan = [0xff, 0xda, 0, 3, 0, 0x12, 0xff, 0x00, 0xff, 0xd3, 0x34];
-        let file = [&[0xff, 0xd8][..], &segment, &scan, &[0xff, 0xff, 0xd9]].concat();
-        assert!(ends(&file));
-        for length in 0..file.len() {
-            assert!(!ends(&file[..length]), "{length}");
-        }
-    }
 
     /// Files of each format, whole.
     fn samples() -> [(&'static str, Vec<u8>); 3] {
@@ -280,8 +239,12 @@ mod tests {
         }
         let mut jpeg = samples()[1].1.clone();
         let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).expect("a frame header");
-        jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
-        assert!(refused(&jpeg).contains("65535x65535 pixels are too many"));
+        for (side, word) in [([0xff, 0], "65280x65280 pixels are too many"), ([0xff; 2], "65500"), ([0; 2], "decoded")]
+        {
+            jpeg[frame + 5..frame + 9].copy_from_slice(&[side, side].concat());
+            let text = refused(&jpeg);
+            assert!(text.contains(word), "{text}");
+        }
     }
 
     /// The checksum of PNG's chunks.

@@ -23,7 +23,7 @@ SIZES = [
 ]  # fmt: skip
 WIDTH, HEIGHT = 11, 7
 ABOUT = [
-    "pictures[]: load_image(key.file) is key.rgb [H, W, 3]; `levels`: how far another decoder of JPEG may be off.",
+    "pictures[]: load_image(key.file) is key.rgb [H, W, 3].",
     "grey16: Pillow clips 16-bit grey to 255; here it is cut to its upper 8 bits, as Pillow cuts every other channel of 16 bits.",
     "resize[]: VaeImageProcessor.resize (Pillow, LANCZOS) of key.from [h, w, 3] is key.to; all uint8.",
 ]
@@ -76,8 +76,42 @@ def smooth(width: int, height: int) -> np.ndarray:
     return np.stack(planes, -1).astype(np.uint8)
 
 
-def files(random: np.random.Generator) -> dict[str, tuple[bytes, int]]:
-    """The pictures as files, each with its levels."""
+def jpegs() -> dict[str, bytes]:
+    """JPEGs of shades and of noise. What Pillow does not write is made of what it does by changing a few bytes."""
+    random = np.random.default_rng(1001)
+    shades = Image.fromarray(smooth(37, 22))
+    cmyk = Image.fromarray(np.dstack([smooth(37, 22), smooth(37, 22)[..., 0] // 2]), "CMYK")
+    noise = lambda width, height, mode="RGB": Image.frombytes(mode, (width, height), random.bytes(width * height * len(mode)))
+    found = {
+        "jpeg-444": saved(shades, "JPEG", quality=90, subsampling=0),
+        "jpeg-420": saved(shades, "JPEG", quality=90, subsampling=2),
+        "jpeg-422": saved(shades, "JPEG", quality=90, subsampling=1),
+        "jpeg-progressive": saved(shades, "JPEG", quality=90, subsampling=2, progressive=True),
+        "jpeg-grey": saved(shades.convert("L"), "JPEG", quality=90),
+        "jpeg-cmyk": saved(cmyk, "JPEG", quality=90),
+        "jpeg-exif": saved(shades, "JPEG", quality=90, subsampling=0, exif=exif(6)),
+        "jpeg-rgb": saved(noise(19, 9), "JPEG", quality=80, keep_rgb=True),
+        "jpeg-noise-444": saved(noise(7, 9), "JPEG", quality=100, subsampling=0),
+        "jpeg-noise-422": saved(noise(33, 17), "JPEG", quality=75, subsampling=1, progressive=True),
+        "jpeg-noise-420": saved(noise(17, 33), "JPEG", quality=50, subsampling=2),
+        "jpeg-noise-coarse": saved(noise(45, 21), "JPEG", quality=10, subsampling=2, progressive=True),
+        "jpeg-restart": saved(noise(40, 24), "JPEG", quality=60, subsampling=2, restart_marker_blocks=1),
+        "jpeg-narrow": saved(noise(1, 19), "JPEG", quality=90, subsampling=2),
+        "jpeg-low": saved(noise(19, 1), "JPEG", quality=90, subsampling=1),
+        "jpeg-dot": saved(noise(1, 1), "JPEG", quality=90, subsampling=2),
+    }
+    # The factors of luma, 2x1 in 4:2:2, become 1x2: the blocks of a square picture are as many either way.
+    found["jpeg-440"] = saved(noise(32, 32), "JPEG", quality=75, subsampling=1).replace(b"\x01\x21\x00", b"\x01\x12\x00", 1)
+    # The last byte of Adobe's segment is the transform: 2 for luma and chroma of inks. Pillow needs no segment to invert them.
+    inks = saved(noise(21, 18, "CMYK"), "JPEG", quality=75)
+    at = inks.index(b"\xff\xee\0\x0eAdobe")
+    found["jpeg-ycck"] = inks[: at + 15] + b"\2" + inks[at + 16 :]
+    found["jpeg-cmyk-plain"] = inks[:at] + inks[at + 16 :]
+    return found
+
+
+def files(random: np.random.Generator) -> dict[str, bytes]:
+    """The pictures as files."""
     depths = lambda depth, channels: random.integers(0, 2**depth, (HEIGHT, WIDTH, channels))
     found = {}
     for depth in (1, 2, 4, 8, 16):
@@ -108,31 +142,17 @@ def files(random: np.random.Generator) -> dict[str, tuple[bytes, int]]:
     found["webp-lossless"] = saved(picture, "WEBP", lossless=True, exact=True)
     found["webp-lossless-alpha"] = saved(alpha, "WEBP", lossless=True, exact=True)
     found["webp-exif"] = saved(picture, "WEBP", lossless=True, exact=True, exif=exif(7))
-    exact = {key: (data, 0) for key, data in found.items()}
-
-    shades = Image.fromarray(smooth(37, 22))
-    cmyk = Image.fromarray(np.dstack([smooth(37, 22), smooth(37, 22)[..., 0] // 2]), "CMYK")
-    # Another decoder rounds its cosines elsewhere (1 level), which the colour matrix magnifies (2), and interpolates chroma
-    # of half the rows in other steps (4).
-    lossy = {
-        "jpeg-444": (saved(shades, "JPEG", quality=90, subsampling=0), 2),
-        "jpeg-420": (saved(shades, "JPEG", quality=90, subsampling=2), 4),
-        "jpeg-422": (saved(shades, "JPEG", quality=90, subsampling=1), 2),
-        "jpeg-progressive": (saved(shades, "JPEG", quality=90, subsampling=2, progressive=True), 4),
-        "jpeg-grey": (saved(shades.convert("L"), "JPEG", quality=90), 1),
-        "jpeg-cmyk": (saved(cmyk, "JPEG", quality=90), 1),
-        "jpeg-exif": (saved(shades, "JPEG", quality=90, subsampling=0, exif=exif(6)), 2),
-        "webp-lossy": (saved(shades, "WEBP", quality=90), 0),
-        "webp-lossy-alpha": (saved(alpha.resize((37, 22)), "WEBP", quality=90), 0),
-    }
-    return exact | lossy
+    found |= jpegs()
+    found["webp-lossy"] = saved(Image.fromarray(smooth(37, 22)), "WEBP", quality=90)
+    found["webp-lossy-alpha"] = saved(alpha.resize((37, 22)), "WEBP", quality=90)
+    return found
 
 
 def make(store: Store) -> None:
     random = np.random.default_rng(1000)
     tensors, pictures, resized = {}, [], []
     with tempfile.TemporaryDirectory() as folder:
-        for key, (data, levels) in files(random).items():
+        for key, data in files(random).items():
             path = Path(folder) / key
             path.write_bytes(data)
             rgb = np.array(load_image(str(path)))
@@ -141,7 +161,7 @@ def make(store: Store) -> None:
                     rgb = np.repeat((np.array(picture) >> 8).astype(np.uint8)[..., None], 3, -1)
             tensors[f"{key}.file"] = torch.tensor(list(data), dtype=torch.uint8)
             tensors[f"{key}.rgb"] = torch.from_numpy(rgb)
-            pictures.append({"key": key, "width": rgb.shape[1], "height": rgb.shape[0], "levels": levels})
+            pictures.append({"key": key, "width": rgb.shape[1], "height": rgb.shape[0]})
     processor = VaeImageProcessor()
     for i, ((w, h), (width, height)) in enumerate(SIZES):
         key = f"{w}x{h}-{width}x{height}"
