@@ -26,6 +26,8 @@ const PNG_BYTES: usize = 512 << 20;
 /// In one thing the bytes differ from Pillow's: grey of 16 bits, which Pillow clips to 255 (nearly always to white), is cut
 /// like every other channel.
 ///
+/// The reader of JPEG tells of damage by unwinding, which is caught here: a program built with `panic = "abort"` would end.
+///
 /// # Errors
 /// [`Error::Io`] when the file cannot be read; [`Error::Media`] when it is no such picture, is cut short or damaged, or has
 /// more than 2^27 pixels.
