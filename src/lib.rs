@@ -52,7 +52,6 @@ pub mod embedded;
 pub mod error;
 pub mod gpu;
 pub mod graph;
-mod json;
 pub mod kernels;
 pub mod media;
 pub mod models;

@@ -4,8 +4,8 @@
 //! that begin with `//#` (`//# if BIAS`, `//# for i in range(ROWS)`, `//# include "lib/grid.wgsl"`,
 //! `//# from "lib/storage.wgsl" import storage4, load4`), and `next()`, which counts 0, 1, 2...: binding numbers.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior};
@@ -64,8 +64,8 @@ pub struct Shader {
     pub source: Source,
     /// The kernel's name, with a suffix for what differs in this variant (`matmul_coop`).
     pub label: &'static str,
-    /// Constants by name, upper case.
-    pub constants: Vec<(&'static str, Value)>,
+    /// Constants by name, upper case. One list for all dispatches of a launch, of which a long video's have a million.
+    pub constants: Arc<[(&'static str, Value)]>,
     /// Abilities it uses.
     pub needs: Needs,
 }

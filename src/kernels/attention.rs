@@ -251,7 +251,7 @@ impl Attention {
             ("LAST", Value::Bool(last)),
         ]);
         let needs = Needs { f16: sizes.dtype == DType::F16, ..variant.needs() };
-        let shader = Shader { source: variant.source(), label: variant.label(), constants, needs };
+        let shader = Shader { source: variant.source(), label: variant.label(), constants: constants.into(), needs };
 
         let query_blocks = seen.queries.div_ceil(variant.block_queries());
         let groups = seen.batches * sizes.heads * query_blocks * variant.slices();

@@ -55,7 +55,8 @@ impl Kernel for LinearCombination {
             ("VEC", Value::Int(vec as u32)),
             ("WIDTH", Value::Int(WIDTH as u32)),
         ];
-        let shader = Shader { source: SOURCE, label: self.name(), constants, needs: Needs::default() };
+        let shader =
+            Shader { source: SOURCE, label: self.name(), constants: constants.into(), needs: Needs::default() };
         // Elements that make whole aligned windows.
         let block = (profile.offset_alignment as usize / 4).max(4);
         let most = window::room(profile) as usize / 4 / block * block;

@@ -61,7 +61,12 @@ impl Kernel for Embedding {
             ("UNITS", Value::Int((c / vec) as u32)),
             ("WIDTH", Value::Int(WIDTH as u32)),
         ];
-        let shader = Shader { source: EMBEDDING_SOURCE, label: self.name(), constants, needs: Needs::default() };
+        let shader = Shader {
+            source: EMBEDDING_SOURCE,
+            label: self.name(),
+            constants: constants.into(),
+            needs: Needs::default(),
+        };
         let mut launch = Launch::default();
         for rows in window::rows(ids.shape.count(), c as u64 * 4, profile)? {
             let (ids_window, ids_at) = window::aligned(rows.clone(), 4, profile);
@@ -114,7 +119,12 @@ impl Kernel for Sinusoid {
     fn launch(&self, call: &Call<'_>, profile: &DeviceProfile) -> Result<Launch, String> {
         let (rows, half) = (call.inputs[0].shape[0], call.inputs[1].shape[0]);
         let constants = vec![("HALF", Value::Int(half as u32)), ("WIDTH", Value::Int(WIDTH as u32))];
-        let shader = Shader { source: SINUSOID_SOURCE, label: self.name(), constants, needs: Needs::default() };
+        let shader = Shader {
+            source: SINUSOID_SOURCE,
+            label: self.name(),
+            constants: constants.into(),
+            needs: Needs::default(),
+        };
         let mut launch = Launch::default();
         for rows in window::rows(rows, half as u64 * 8, profile)? {
             let (t_window, t_at) = window::aligned(rows.clone(), 4, profile);

@@ -76,7 +76,8 @@ impl Concat {
         let vec = if !halves && count % 4 == 0 && place % 4 == 0 { 4 } else { 1 };
         let constants =
             vec![("VEC", Value::Int(vec as u32)), ("HALVES", halves.into()), ("WIDTH", Value::Int(WIDTH as u32))];
-        let shader = Shader { source: CONCAT_SOURCE, label: "concat", constants, needs: Needs::default() };
+        let shader =
+            Shader { source: CONCAT_SOURCE, label: "concat", constants: constants.into(), needs: Needs::default() };
         // Windows of y end on aligned bytes, so that no word of 16-bit elements is shared by two of them.
         let block = profile.offset_alignment.max(16) as usize / unit;
         let most = window::room(profile) as usize / unit / block * block;
@@ -193,7 +194,8 @@ impl Kernel for Permute {
             ("VEC", Value::Int(vec as u32)),
             ("WIDTH", Value::Int(WIDTH as u32)),
         ];
-        let shader = Shader { source: PERMUTE_SOURCE, label: self.name(), constants, needs: Needs::default() };
+        let shader =
+            Shader { source: PERMUTE_SOURCE, label: self.name(), constants: constants.into(), needs: Needs::default() };
         let runs = window::rows(count / vec / run, (vec * run) as u64 * 4, profile)?;
         let windows: Vec<_> = runs.iter().map(|runs| runs.start * run..runs.end * run).collect();
         let mut launch = Launch::default();

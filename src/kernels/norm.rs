@@ -137,7 +137,7 @@ impl Norm<'_> {
         constants.extend_from_slice(self.constants);
         let subgroups = matches!(sharing.reduce, "shuffle" | "subgroup");
         let needs = Needs { f16, subgroups, ..Needs::default() };
-        let shader = Shader { source: self.source, label: self.label, constants, needs };
+        let shader = Shader { source: self.source, label: self.label, constants: constants.into(), needs };
         let mut launch = Launch::default();
         for range in windows {
             let elements = range.start * c..range.end * c;

@@ -108,7 +108,7 @@ impl Kernel for PatchEmbed {
                     shader: Shader {
                         source: SOURCE,
                         label: "patch_embed",
-                        constants: vec![
+                        constants: [
                             ("WT", Value::Name(profile.storage(dtype))),
                             ("PT", Value::Int(self.patch[0] as u32)),
                             ("PH", Value::Int(self.patch[1] as u32)),
@@ -118,7 +118,8 @@ impl Kernel for PatchEmbed {
                             ("WIDTH", Value::Int(WIDTH as u32)),
                             ("P", Value::Int(tokens as u32)),
                             ("Q", Value::Int(channels as u32)),
-                        ],
+                        ]
+                        .into(),
                         needs: Needs { f16: dtype == DType::F16 && profile.f16, ..Needs::default() },
                     },
                     bindings: [Binding::input(0).window(x), Binding::input(1)]

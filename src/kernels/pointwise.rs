@@ -127,7 +127,7 @@ impl Kernel for Pointwise {
         let shader = Shader {
             source: SOURCE,
             label: self.name(),
-            constants: vec![
+            constants: [
                 ("OP", Value::Name(self.name())),
                 ("ACTIVATION", Value::Name(self.activation.function())),
                 ("A", Value::Name(profile.storage(call.inputs[0].dtype))),
@@ -137,7 +137,8 @@ impl Kernel for Pointwise {
                 ("REPEAT", Value::Name(repeat)),
                 ("WIDTH", Value::Int(width as u32)),
                 ("PER_INVOCATION", Value::Int(per as u32)),
-            ],
+            ]
+            .into(),
             needs: Needs { f16: types.contains(&DType::F16), ..Needs::default() },
         };
         let mut launch = Launch::default();

@@ -73,7 +73,7 @@ impl Kernel for Rope {
             ("UNITS", Value::Int(units as u32)),
         ];
         let needs = Needs { f16: ty.dtype == DType::F16, ..Needs::default() };
-        let shader = Shader { source: SOURCE, label: self.name(), constants, needs };
+        let shader = Shader { source: SOURCE, label: self.name(), constants: constants.into(), needs };
         let mut launch = Launch::default();
         for batch in 0..if whole { 1 } else { batches } {
             for start in (0..rows).step_by(step) {

@@ -100,7 +100,12 @@ impl Kernel for AverageDown {
                     ("SKIP", Value::Int(skip as u32)),
                     ("GROUP", Value::Int(self.group(x, base) as u32)),
                 ];
-                let shader = Shader { source: AVERAGE, label: "average_down", constants, needs: Needs::default() };
+                let shader = Shader {
+                    source: AVERAGE,
+                    label: "average_down",
+                    constants: constants.into(),
+                    needs: Needs::default(),
+                };
                 let count = block.len() * columns * o;
                 let first = (frame * rows + block.start) * columns * o;
                 let (y, y_at) = window::aligned(first..first + count, 4, profile);
@@ -172,7 +177,8 @@ impl Kernel for DuplicateUp {
             ("FS", Value::Int(fs as u32)),
             ("REPEATS", Value::Int((o * ft * fs * fs / c) as u32)),
         ];
-        let shader = Shader { source: DUPLICATE, label: "duplicate_up", constants, needs: Needs::default() };
+        let shader =
+            Shader { source: DUPLICATE, label: "duplicate_up", constants: constants.into(), needs: Needs::default() };
         let row_bytes = 4 * (columns * o).max(w * c) as u64;
         let mut launch = Launch::default();
         for frame in 0..frames {

@@ -49,7 +49,7 @@ impl Kernel for ToRgb8 {
                 shader: Shader {
                     source: SOURCE,
                     label: "to_rgb8",
-                    constants: vec![("WIDTH", Value::Int(WIDTH as u32))],
+                    constants: [("WIDTH", Value::Int(WIDTH as u32))].into(),
                     needs: Needs::default(),
                 },
                 bindings: vec![Binding::input(0).window(x), Binding::output().window(y)],

@@ -45,12 +45,13 @@ impl Unpatchify {
             shader: Shader {
                 source: SOURCE,
                 label: "unpatchify",
-                constants: vec![
+                constants: [
                     ("WIDTH", Value::Int(WIDTH as u32)),
                     ("PT", Value::Int(self.patch[0] as u32)),
                     ("PH", Value::Int(self.patch[1] as u32)),
                     ("PW", Value::Int(self.patch[2] as u32)),
-                ],
+                ]
+                .into(),
                 needs: Needs::default(),
             },
             bindings: vec![Binding::input(0).window(x), Binding::output().window(y)],

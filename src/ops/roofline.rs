@@ -88,11 +88,12 @@ impl Kernel for Peak {
         let shader = Shader {
             source: SOURCE,
             label: self.name(),
-            constants: vec![
+            constants: [
                 ("WIDTH", Value::Int(WIDTH as u32)),
                 ("CHAINS", Value::Int(CHAINS)),
                 ("ROUNDS", Value::Int(ROUNDS)),
-            ],
+            ]
+            .into(),
             needs: Needs::default(),
         };
         Ok(Launch::from(Dispatch {

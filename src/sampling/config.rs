@@ -171,7 +171,7 @@ impl SamplerConfig {
     /// When it is not JSON, is of another class, or holds a value that cannot be honoured; the key is named.
     pub fn from_json(path: &Path, json: &[u8], class: Option<&str>) -> Result<Self> {
         let value: Value =
-            crate::json::from_python(json).map_err(|e| Error::model(path, format!("this is not valid JSON: {e}")))?;
+            super::json::from_python(json).map_err(|e| Error::model(path, format!("this is not valid JSON: {e}")))?;
         let Value::Object(map) = value else {
             return Err(Error::model(path, "scheduler settings must be a JSON object"));
         };

@@ -8,6 +8,7 @@
 
 mod config;
 mod guidance;
+mod json;
 mod noise;
 mod schedule;
 mod solver;

@@ -36,7 +36,7 @@ impl Config {
     /// [`Error::Model`] when it is not a JSON object.
     pub fn parse(path: impl AsRef<Path>, text: &str) -> Result<Self> {
         let path = path.as_ref();
-        let values = crate::json::from_python(text.as_bytes())
+        let values = serde_json::from_str(text)
             .map_err(|e| Error::model(path, format!("this is not a JSON object: {}", clip(&e.to_string()))))?;
         Ok(Self { path: path.to_path_buf(), values })
     }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 ///
 /// # Errors
 /// When it is not JSON even so, or not of the type.
-pub(crate) fn from_python<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+pub(super) fn from_python<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(text).or_else(|error| match without_infinities(text) {
         Some(text) => serde_json::from_slice(&text),
         None => Err(error),
