@@ -268,33 +268,6 @@ fn a_tensor_that_is_missing_is_told() {
 }
 
 #[test]
-fn the_pipeline_names_its_sampler() {
-    let folder = tempfile::tempdir().expect("a folder");
-    copy(&pipeline("a"), folder.path());
-    let scheduler = folder.path().join("scheduler/scheduler_config.json");
-    let sampler = |settings: &str| {
-        std::fs::write(&scheduler, settings).expect("written");
-        Model::open(folder.path()).map(|model| model.sampler().sampler)
-    };
-    let index = folder.path().join("model_index.json");
-    let text = std::fs::read_to_string(&index).expect("read");
-    let other = text.replace("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler");
-    assert_ne!(text, other);
-    std::fs::write(&index, &other).expect("written");
-    for settings in [r#"{"shift": 3.0}"#, r#"{"_class_name": "UniPCMultistepScheduler", "flow_shift": 3.0}"#] {
-        assert_eq!(sampler(settings).unwrap_or_else(|e| panic!("{e}")), Sampler::Euler);
-    }
-    // As diffusers saves another sampler: with a number that JSON does not have.
-    let settings = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}"#;
-    std::fs::write(&index, text.replace("UniPCMultistepScheduler", "DPMSolverMultistepScheduler")).expect("written");
-    let error = sampler(settings).expect_err("refused").to_string();
-    assert!(error.contains("DPMSolverMultistepScheduler") && error.contains("UniPCMultistepScheduler"), "{error}");
-    std::fs::write(&index, text.replace("UniPCMultistepScheduler", "")).expect("written");
-    let error = sampler("{}").expect_err("refused").to_string();
-    assert!(error.contains("`_class_name`: it is missing"), "{error}");
-}
-
-#[test]
 fn half_a_pair_and_models_of_wans_kin_are_told() {
     let folder = tempfile::tempdir().expect("a folder");
     rest(folder.path(), false);

@@ -29,6 +29,7 @@ mod quant;
 mod quantised_models;
 mod quantised_pipelines;
 mod sampling;
+mod settings;
 mod sizes;
 mod text;
 mod tidy;
