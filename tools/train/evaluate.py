@@ -72,11 +72,25 @@ class Binary:
             return ["--image", str(folder / "0000.png")]
         if at == [0, len(known) - 1]:
             return ["--image", str(folder / "0000.png"), "--end-image", str(folder / f"{at[-1]:04d}.png")]
-        for i, file in enumerate(sorted(folder.glob("*.png"))):
-            if not known[i]:
-                file.unlink()
-        given = ["--known", f"{at[0]}..{at[-1] + 1}={folder}/%04d.png"]
+        given = []
+        for run in self._runs(known):
+            part = folder / f"from-{run[0]:04d}"
+            part.mkdir()
+            for n, i in enumerate(run):
+                (folder / f"{i:04d}.png").rename(part / f"{n:04d}.png")
+            given += ["--known", f"{run[0]}..{run[-1] + 1}={part}/%04d.png"]
         return given
+
+    @staticmethod
+    def _runs(known):
+        """Given frames that follow each other: lists of their numbers."""
+        runs = []
+        for i, k in enumerate(known):
+            if k and i and known[i - 1]:
+                runs[-1].append(i)
+            elif k:
+                runs.append([i])
+        return runs
 
 
 class Own:
@@ -189,6 +203,27 @@ class Evaluation:
         self.row("extension: the motion goes on", ">= 85%", f"{found['motion']}% of {count}")
         self.sheet("extend", clips)
 
+    def connection(self, count):
+        """The first five and the last four frames of a rendering are given; does the whole show the motion?"""
+        labels = by_motion(("left", "right", "up", "down", "grow", "shrink"), count, 12)
+        real = renderings(labels, self.size, self.frames, 35)
+        known = [[i < 5 or i >= self.frames - 4 for i in range(self.frames)]] * count
+        clips = self.make([prompt(x) for x in labels], self.size, self.frames, real, known, seed=5000)
+        found = recognise.share(self.reader.read(clips, labels))
+        self.row("connection: one motion through both", "", f"{found['motion']}% of {count}")
+        self.sheet("connect", clips)
+
+    def sizes(self, count):
+        """The same weights at other sizes, and for four seconds."""
+        labels, rows = scenes.HELD_OUT[-count:], []
+        for size, frames in (((160, 96), 17), ((96, 160), 17), ((128, 128), 17), (self.size, 33)):
+            clips = self.make([prompt(x) for x in labels], size, frames, seed=6000)
+            found = recognise.share(self.reader.read(clips, labels))
+            each = ", ".join(f"{key} {found[key]}%" for key in ("thing", "background", "motion"))
+            self.row(f"text to video at {size[0]}x{size[1]}, {frames} frames", "", f"{each} of {count}")
+            rows += [vae_stage.to_bytes(c)[:: frames // 6] for c in clips[:3]]
+        vae_stage.sheet(self.out / "sizes.png", *rows, scale=1)
+
     def loop(self, count):
         """One picture as first and last frame: the step over the seam against the median step inside."""
         labels = by_motion(("spin", "bounce", "circle"), count)
@@ -257,8 +292,10 @@ def main():
         e.text_to_video(a.count)
         e.image_to_video(few)
         e.extension(few)
+        e.connection(few)
         e.loop(few)
         e.behind(few)
+        e.sizes(max(4, few // 2))
         if a.own:
             e.codec(make.again, few)
     e.write()
