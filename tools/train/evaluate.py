@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,21 +50,20 @@ def store(clip, folder):
 class Binary:
     """The real program. Given frames go to it as pictures; runs of given frames as numbered ones."""
 
-    def __init__(self, path, rest, folder):
-        self.command, self.rest, self.folder, self.count = path, rest, folder, 0
+    def __init__(self, path, rest, folder, jobs=1):
+        self.command, self.rest, self.folder, self.jobs = path, rest, folder, ThreadPoolExecutor(jobs)
 
     def __call__(self, prompts, size, frames, clips=None, known=None, seed=0):
-        made = []
-        for i, text in enumerate(prompts):
-            self.count += 1
-            folder = self.folder / f"{self.count:04d}"
-            folder.mkdir(parents=True)
-            given = self._given(clips[i], known[i], folder / "given") if clips is not None else []
-            line = [self.command, "generate", text, "--size", f"{size[0]}x{size[1]}", "--frames", str(frames)]
-            line += ["--seed", str(seed + i), "--quiet", *given, *self.rest, "--out", str(folder / "%04d.png")]
-            subprocess.run(line, check=True)
-            made.append(load(folder))
-        return torch.stack(made)
+        def one(i):
+            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+                folder = Path(folder)
+                given = self._given(clips[i], known[i], folder / "given") if clips is not None else []
+                line = [self.command, "generate", prompts[i], "--size", f"{size[0]}x{size[1]}", "--frames", str(frames)]
+                line += ["--seed", str(seed + i), "--quiet", *given, *self.rest, "--out", str(folder / "%04d.png")]
+                subprocess.run(line, check=True)
+                return load(folder)
+
+        return torch.stack(list(self.jobs.map(one, range(len(prompts)))))
 
     def _given(self, clip, known, folder):
         store(clip, folder)
@@ -273,6 +273,7 @@ def main():
     source.add_argument("--real", action="store_true", help="renderings")
     parser.add_argument("--model", default=str(run.OUT / "model"), help="the folder for --own (%(default)s)")
     parser.add_argument("--count", type=int, default=300, help="text prompts; the other abilities take a tenth (300)")
+    parser.add_argument("--jobs", type=int, default=1, help="videos that the binary makes at once (%(default)s)")
     parser.add_argument("--size", help="of what is generated, WxH (that of the configuration)")
     parser.add_argument("--preset", help="which part of config.json counts")
     parser.add_argument("--out", type=Path, default=run.OUT / "evaluate", help="for sheets and the table (%(default)s)")
@@ -285,7 +286,7 @@ def main():
     reader = recognise.Recognisers()
     run.log("evaluate", recognisers_on_renderings=reader.own())
     with tempfile.TemporaryDirectory() as folder:
-        make = Own(a.model) if a.own else Real() if a.real else Binary(a.binary, a.rest, Path(folder))
+        make = Own(a.model) if a.own else Real() if a.real else Binary(a.binary, a.rest, folder, a.jobs)
         size = [int(n) for n in a.size.split("x")] if a.size else c["size"]
         e = Evaluation(make, reader, size, c["frames"], a.out)
         few = max(4, a.count // 10)
