@@ -104,44 +104,6 @@ def token_times(t, given, shape):
     return per_frame.repeat_interleave((shape[3] // 2) * (shape[4] // 2), 1)
 
 
-def some(there, share):
-    """Which tokens of each clip are computed: where things are first, the others at random. `there` [B, T, h, w] ->
-    numbers of tokens [B, n] in order. Most tokens are background, which is soon learned and need not be seen whole for the
-    rest to be learned (arXiv:2306.09305, 2501.04765)."""
-    things = there.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).any(5).any(3).flatten(1)
-    score = things + torch.rand(things.shape, device=things.device)
-    return score.topk(max(1, round(share * things.shape[1])), 1).indices.sort(1).values
-
-
-def patches(x):
-    """[B, C, T, h, w] -> [B, tokens, 4, C], as the transformer's output has them."""
-    x = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2))
-    return x.permute(0, 2, 3, 5, 4, 6, 1).flatten(4, 5).flatten(1, 3)
-
-
-def picked(x, tokens):
-    """Rows [B, L, ...] -> those of the tokens [B, n, ...]."""
-    return x[torch.arange(len(x), device=x.device).unsqueeze(1), tokens]
-
-
-def velocity(transformer, x, t, states, tokens):
-    """The transformer's output for these tokens alone, [B, n, 4, C]: diffusers' forward with the others left out after the
-    patch embedding. A token keeps its place. `t`: [B] or, a timestep for each of all tokens, [B, L]."""
-    rotary = [f[0, tokens] for f in transformer.rope(x)]
-    h = picked(transformer.patch_embedding(x).flatten(2).transpose(1, 2), tokens)
-    per_token = t.dim() == 2
-    times = picked(t, tokens).flatten() if per_token else t
-    length = tokens.shape[1] if per_token else None
-    temb, shifts, states, _ = transformer.condition_embedder(times, states, None, timestep_seq_len=length)
-    shifts = shifts.unflatten(-1, (6, -1))
-    for block in transformer.blocks:
-        h = block(h, states, shifts, rotary)
-    temb = temb if per_token else temb.unsqueeze(1)
-    shift, scale = (transformer.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).unbind(2)
-    h = (transformer.norm_out(h.float()) * (1 + scale) + shift).type_as(h)
-    return transformer.proj_out(h).unflatten(2, (4, -1))
-
-
 def attention():
     """On a CPU the plain form: for so few tokens the fused one's backward pass costs more than all the rest."""
     return sdpa_kernel(SDPBackend.MATH) if run.device().type == "cpu" else contextlib.nullcontext()
@@ -155,9 +117,9 @@ def compiled(transformer):
             block.compile()
 
 
-def batch_loss(both, batch, c, weight, share):
-    """Flow matching on a share of the tokens of one batch. Most of a picture is background, which is soon learned; where
-    things are counts for `thing` times as much."""
+def batch_loss(both, batch, c, weight):
+    """Flow matching on one batch. Most of a picture is background, which is soon learned; where things are counts for
+    `thing` times as much."""
     x0, held, given, ids, there = batch
     encoder, transformer = both
     count = len(x0)
@@ -171,13 +133,12 @@ def batch_loss(both, batch, c, weight, share):
     t = 1000 * s
     if given.any():
         t = token_times(t, given, x.shape)
-    tokens = some(there, share)
-    counts = (1 + (c["thing"] - 1) * there.unsqueeze(1)) * ~clean
     with run.autocast(), attention():
-        v = velocity(transformer, x, t, context(encoder, ids), tokens)
-    error = (weight.flatten() * (v.float() - picked(patches(eps - x0), tokens)).square()).mean(3)
-    counts = picked(patches(counts), tokens).squeeze(3)
-    return (error * counts).sum() / counts.sum().clamp(min=1)
+        states = context(encoder, ids)
+        v = transformer(x, t, states, return_dict=False)[0]
+        error = (weight * (v.float() - (eps - x0)).square()).mean(1, keepdim=True)
+        counts = (1 + (c["thing"] - 1) * there.unsqueeze(1)) * ~clean
+        return (error * counts).sum() / counts.sum()
 
 
 def inside(name, parameter):
@@ -217,10 +178,8 @@ def train(share=1.0):
         if rng.random() < c["fresh"]:
             pool.refresh(rng, 1)
         known = shared.random() < c["known"]
-        # At the end, all tokens, as in use.
-        share = 1.0 if step >= c["steps"] - c["decay"] else c["seen"]
-        batch = pool.sample(shared, rng, c["tokens"] / share / run.config("workers"), known)
-        loss = batch_loss(both, batch, c, weight, share)
+        batch = pool.sample(shared, rng, c["tokens"] // run.config("workers"), known)
+        loss = batch_loss(both, batch, c, weight)
         loss.backward()
         run.average_gradients(both.parameters())
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
