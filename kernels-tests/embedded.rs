@@ -26,6 +26,17 @@ fn thing(frame: &Frame, background: [u8; 3]) -> (f64, f64, f64) {
 
 const PINK: [u8; 3] = [238, 146, 187];
 
+/// The picture, mirrored where its thing is on the left: nothing that moves left begins there, in what the model saw.
+fn with_room_on_the_left(mut picture: Frame) -> Frame {
+    if thing(&picture, PINK).0 < 0.5 {
+        for row in picture.rgb.chunks_mut(3 * picture.width as usize) {
+            row.reverse(); // and with the pixels their channels
+            row.chunks_mut(3).for_each(<[u8]>::reverse);
+        }
+    }
+    picture
+}
+
 /// What both languages ask for: a bee that moves right on a pink background.
 fn moves_right(prompt: &str) {
     let model = Model::embedded().unwrap_or_else(|e| panic!("{e}"));
@@ -63,7 +74,7 @@ fn a_picture_goes_on_and_every_size_and_length_is_made() {
         steps: Some(6),
         ..Request::new("a bee stays still on a pink background")
     };
-    let picture = frames(&still).remove(0);
+    let picture = with_room_on_the_left(frames(&still).remove(0));
     assert!(thing(&picture, PINK).2 > 0.02, "there is something on the picture");
     let moved = Request {
         size: Some((80, 80)),
@@ -78,6 +89,7 @@ fn a_picture_goes_on_and_every_size_and_length_is_made() {
     println!("the first frame is the picture within {kept:.1} dB");
     assert!(kept > 25.0, "the first frame is the picture: {kept:.1} dB");
     let (from, to) = (thing(&moved[0], PINK).0, thing(&moved[8], PINK).0);
+    println!("it moves from {from:.2} to {to:.2}");
     assert!(to < from - 0.03, "it moves left: from {from:.2} to {to:.2}");
     for (size, count) in [((64, 96), 1), ((160, 96), 5), ((48, 48), 33)] {
         let request = Request {
