@@ -90,7 +90,7 @@ fn a_picture_goes_on_and_every_size_and_length_is_made() {
     assert!(kept > 25.0, "the first frame is the picture: {kept:.1} dB");
     let (from, to) = (thing(&moved[0], PINK).0, thing(&moved[8], PINK).0);
     println!("it moves from {from:.2} to {to:.2}");
-    assert!(to < from - 0.03, "it moves left: from {from:.2} to {to:.2}");
+    assert!(to < from - 0.15, "it moves left: from {from:.2} to {to:.2}");
     for (size, count) in [((64, 96), 1), ((160, 96), 5), ((48, 48), 33)] {
         let request = Request {
             size: Some(size),

@@ -73,12 +73,12 @@ class Binary:
         if at == [0, len(known) - 1]:
             return ["--image", str(folder / "0000.png"), "--end-image", str(folder / f"{at[-1]:04d}.png")]
         given = []
-        for run in self._runs(known):
-            part = folder / f"from-{run[0]:04d}"
+        for span in self._runs(known):
+            part = folder / f"from-{span[0]:04d}"
             part.mkdir()
-            for n, i in enumerate(run):
+            for n, i in enumerate(span):
                 (folder / f"{i:04d}.png").rename(part / f"{n:04d}.png")
-            given += ["--known", f"{run[0]}..{run[-1] + 1}={part}/%04d.png"]
+            given += ["--known", f"{span[0]}..{span[-1] + 1}={part}/%04d.png"]
         return given
 
     @staticmethod

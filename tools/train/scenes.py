@@ -75,7 +75,8 @@ _HELD_OUT = set(HELD_OUT)
 SIMPLE = [MOTION[x] for x in ("left", "right", "up", "down", "grow", "shrink", "spin", "bounce", "circle", "stay")]
 IN_PLACE = [MOTION[x] for x in ("stay", "spin", "bounce", "grow", "shrink")]
 STAY, HIDE = MOTION["stay"], MOTION["hide"]
-# How often each is drawn: two things and one of four ways past each other take more clips to learn than one thing.
+# How often each is drawn to learn from: two things and one of four ways past each other take more clips than one thing.
+# The recognisers, whose scenes are plain, see all alike.
 OFTEN = [4 if i == HIDE else 1 for i in range(len(MOTIONS))]
 COVERS = [i for i, thing in enumerate(THINGS) if thing.covers]
 
@@ -195,7 +196,9 @@ def scene(rng, width, height, frames, label=None, plain=False, prompted=False):
     hx, hy = width / short / 2, height / short / 2
     while True:
         thing, background, motion = label or (
-            rng.randrange(len(THINGS)), rng.randrange(len(BACKGROUNDS)), rng.choices(range(len(MOTIONS)), OFTEN)[0]
+            rng.randrange(len(THINGS)),
+            rng.randrange(len(BACKGROUNDS)),
+            rng.choices(range(len(MOTIONS)), None if plain else OFTEN)[0],
         )
         if not label and frames < FULL:
             motion = STAY if frames == 1 else rng.choice(SIMPLE)
