@@ -1,7 +1,7 @@
 """What a scene's caption says, in English or Chinese. Everything it says is true of the scene."""
 
-from scenes import HIDE, STAY, other
-from things import BACKGROUNDS, CAMERAS, LIGHTS, MOTIONS, THINGS, WEATHERS
+from scenes import HIDE, STAY, Actor, other, passage
+from things import ACROSS, AND_BACK, BACKGROUNDS, CAMERAS, LIGHTS, MOTIONS, SIDES, THINGS, WEATHERS
 
 
 def a(noun):
@@ -16,15 +16,32 @@ def _one(rng, items, plain):
     return items[0] if plain else rng.choice(items)
 
 
+def _passes(rng, actor, plain):
+    """What is said in English and in Chinese of an actor that passes behind another ({other} stays open), mostly with
+    the side that it comes from."""
+    way = AND_BACK if actor.there_and_back else ACROSS
+    if not plain and rng.random() < 0.2:
+        which = 0 if actor.there_and_back else 1
+        return MOTIONS[HIDE].does[which], MOTIONS[HIDE].chinese[which]
+    side = actor.comes_from()
+    far = "left" if side == "right" else "right"
+    return (
+        _one(rng, way.does, plain).replace("{side}", side).replace("{far}", far),
+        _one(rng, way.chinese, plain).replace("{side}", SIDES[side]).replace("{far}", SIDES[far]),
+    )
+
+
 def prompt(label, chinese=False):
     """What a reader would write for (thing, background, motion): the plainest caption."""
     thing, background, motion = THINGS[label[0]], BACKGROUNDS[label[1]], MOTIONS[label[2]]
     behind = THINGS[other(label[0])]
+    does = motion.does[0], motion.chinese[0]
+    if label[2] == HIDE:
+        side, back = passage(*label[:2])
+        does = _passes(None, Actor(label[0], HIDE, 0.0, rate=side, there_and_back=back), True)
     if chinese:
-        doing = motion.chinese[0].format(other="一" + behind.chinese)
-        return f"一{thing.chinese}{background.chinese[0]}{doing}"
-    does = motion.does[0].format(other=a(behind.english))
-    return f"{a(thing.english)} {does} {background.where[0]}"
+        return f"一{thing.chinese}{background.chinese[0]}{does[1].format(other='一' + behind.chinese)}"
+    return f"{a(thing.english)} {does[0].format(other=a(behind.english))} {background.where[0]}"
 
 
 def _extras(rng, scene):
@@ -54,10 +71,8 @@ def _english(rng, scene, plain):
             later = _one(rng, MOTIONS[second.motion].doing, plain)
         return f"{a(names[0])} {does} {where}, {then} {same} {later} {_one(rng, there, plain)}"
     if first.motion == HIDE:
-        behind = a(names[1])
-        if rng.random() < 0.5 or plain:
-            return f"{a(names[0])} {_one(rng, motion.does, plain).format(other=behind)} {where}"
-        return f"{where}, {a(names[0])} {_one(rng, motion.does, plain).format(other=behind)}"
+        does = _passes(rng, first, plain)[0].format(other=a(names[1]))
+        return f"{a(names[0])} {does} {where}" if plain or rng.random() < 0.5 else f"{where}, {a(names[0])} {does}"
     does, doing = _one(rng, motion.does, plain), _one(rng, motion.doing, plain)
     if len(names) > 1:
         things = _english_list([a(x) for x in names])
@@ -108,7 +123,7 @@ def _chinese(rng, scene, plain):
         same = _one(rng, (f"同{names[0]}", f"这{names[0][1:]}"), plain)
         return f"{names[0]}{where}{does}，{then}{same}{there}{later}"
     if first.motion == HIDE:
-        does = does.format(other=names[1])
+        does = _passes(rng, first, plain)[1].format(other=names[1])
         return _one(rng, (f"{names[0]}{where}{does}", f"{where}，{names[0]}{does}"), plain)
     if len(names) > 1:
         things = "、".join(names[:-1]) + "和" + names[-1]

@@ -249,6 +249,12 @@ class Evaluation:
             before, after = scores[:3].mean(0), scores[-3:].mean(0)
             same += before.argmax().item() == thing and after.argmax().item() == thing
         self.row("behind and back: the same at both ends", ">= 80%", f"{100 * same / count:.1f}% of {count}")
+        columns, told = self.reader.columns(clips, [x[0] for x in labels]), 0
+        for at, label in zip(columns, labels):
+            end, back = scenes.passage(*label[:2])
+            begin = end if back else -end
+            told += (at[:3].mean() * begin > 0).item() and (at[-3:].mean() * end > 0).item()
+        self.row("behind and back: on the sides that were told", "", f"{100 * told / count:.1f}% of {count}")
         self.sheet("behind", clips)
 
     def codec(self, again, count):

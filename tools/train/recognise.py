@@ -34,6 +34,11 @@ class Frames(nn.Module):
         self.thing = nn.Conv2d(160, len(THINGS), 1)
         self.background = nn.Linear(2 * 160, len(BACKGROUNDS))
 
+    def column(self, x, thing):
+        """Where a thing is seen best in frames [N, 3, H, W], from -1 at the left edge to 1 at the right: [N]."""
+        found = self.thing(self.body(x))[:, thing].amax(1)
+        return (2 * found.argmax(1) + 1) / found.shape[1] - 1
+
     def forward(self, x):
         x = self.body(x)
         # A thing is where it is; a background is all around.
@@ -163,6 +168,12 @@ class Recognisers:
         with torch.no_grad():
             found = [self.frames(part.transpose(0, 1)) for part in x]
         return torch.stack([f for f, _ in found]).float().cpu(), torch.stack([w for _, w in found]).float().cpu()
+
+    def columns(self, clips, things):
+        """Where each clip's thing is in each frame, from -1 at the left edge to 1 at the right: [B, T]."""
+        x = shown(clips.to(run.device()), SEEN)
+        with torch.no_grad():
+            return torch.stack([self.frames.column(c.transpose(0, 1), thing) for c, thing in zip(x, things)]).cpu()
 
     def read(self, clips, labels):
         """Clips [B, 3, T, H, W] -> for each whether its thing, background and motion are as its label says.

@@ -26,6 +26,10 @@ class Actor:
     shot: int = 0
     there_and_back: bool = False  # for "hide": comes back on the side where it went
 
+    def comes_from(self):
+        """For "hide": the side where it begins."""
+        return "right" if (self.rate > 0) == self.there_and_back else "left"
+
 
 @dataclass
 class Shot:
@@ -77,13 +81,18 @@ IN_PLACE = [MOTION[x] for x in ("stay", "spin", "bounce", "grow", "shrink")]
 STAY, HIDE = MOTION["stay"], MOTION["hide"]
 # How often each is drawn to learn from: two things and one of four ways past each other take more clips than one thing.
 # The recognisers, whose scenes are plain, see all alike.
-OFTEN = [4 if i == HIDE else 1 for i in range(len(MOTIONS))]
+OFTEN = [6 if i == HIDE else 1 for i in range(len(MOTIONS))]
 COVERS = [i for i, thing in enumerate(THINGS) if thing.covers]
 
 
 def other(thing):
     """What a prompt lets a thing hide behind."""
     return THING["house"] if thing != THING["house"] else THING["castle"]
+
+
+def passage(thing, background):
+    """How a prompt lets a thing pass behind another: (the side where it ends, -1 or 1; whether it comes back there)."""
+    return 1 if thing % 2 else -1, background % 2 == 0
 
 
 def _uniform(rng, low, high):
@@ -143,20 +152,20 @@ def _single(rng, thing, motion, hx, hy, shot=0):
     return [actor], [0]
 
 
-def _hide(rng, thing, hx, hy, prompted):
+def _hide(rng, thing, background, hx, hy, prompted):
     cover = other(thing) if prompted else rng.choice([x for x in COVERS if x != thing])
-    behind = Actor(thing, HIDE, _uniform(rng, 0.27, 0.32))
-    front = Actor(cover, STAY, _uniform(rng, 0.5, 0.56), flip=rng.random() < 0.5)
+    # As large as leaves room beside the cover.
+    behind = Actor(thing, HIDE, min(max(hx - 0.38, 0.28), 0.4) * _uniform(rng, 0.94, 1.06))
+    front = Actor(cover, STAY, behind.size + _uniform(rng, 0.17, 0.22), flip=rng.random() < 0.5)
     front.x = _uniform(rng, -0.04, 0.04)
     behind.x = front.x
     front.y = behind.y = _uniform(rng, 0.0, 0.1)
     behind.y += 0.03
     behind.reach = min(hx - behind.size * 0.45, 0.75) * _uniform(rng, 0.92, 1.0)
-    behind.there_and_back = rng.random() < 0.5
-    way = rng.choice((-1, 1))
-    behind.rate = way  # the side it ends on, or turns to
-    if THINGS[thing].faces:
-        behind.flip = THINGS[thing].faces != way
+    drawn = rng.choice((-1, 1)), rng.random() < 0.5
+    behind.rate, behind.there_and_back = passage(thing, background) if prompted else drawn
+    if THINGS[thing].faces:  # it looks where it goes at last
+        behind.flip = THINGS[thing].faces != behind.rate
     return [behind, front], [0, 1]
 
 
@@ -225,7 +234,7 @@ def scene(rng, width, height, frames, label=None, plain=False, prompted=False):
             shots = [shot, Shot(other, seed=tuple(rng.random() for _ in range(4)))]
             made = Scene(width, height, frames, shots, a + b, [0, 1], cut)
         elif motion == HIDE:
-            made = Scene(width, height, frames, [shot], *_hide(rng, thing, hx, hy, prompted))
+            made = Scene(width, height, frames, [shot], *_hide(rng, thing, background, hx, hy, prompted))
         else:
             made = Scene(width, height, frames, [shot], *_single(rng, thing, motion, hx, hy))
         if not label and frames > 1:

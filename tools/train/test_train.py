@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import scenes
 import text
 import vae_parallel
 import world
-from things import BACKGROUNDS, MOTION, MOTIONS, THINGS
+from things import ACROSS, AND_BACK, BACKGROUNDS, MOTION, MOTIONS, SIDES, THINGS
 
 
 def endless():
@@ -70,6 +71,24 @@ class Theatre(unittest.TestCase):
             self.assertTrue((way * sign > 8).all(), (name, way))
             self.assertTrue(((at[1 - axis][:, -1] - at[1 - axis][:, 0]).abs() < 8).all(), name)
 
+    def test_things_pass_behind_from_the_side_that_is_said(self):
+        """On white, where the drawing's middle without what stands in front is at the beginning and at the end."""
+        labels = [(thing, 0, MOTION["hide"]) for thing in range(16)]
+        made = world.batch(random.Random(6), 16, (96, 64), 17, labels, plain=True)
+        clips = world.clips(made)
+        hidden = clips[:, :, 8:9]  # behind the other by then
+        there = (clips - hidden).abs().amax(1) > 0.25
+        column = torch.arange(96).view(1, 1, 1, 96) - 48
+        at = (there * column).sum((2, 3)) / there.sum((2, 3)).clamp(min=1)
+        ways = set()
+        for s, begin, end in zip(made, at[:, 0], at[:, -1]):
+            actor = s.actors[0]
+            begins = "left" if begin < 0 else "right"
+            self.assertEqual(begins, actor.comes_from())
+            self.assertEqual((begin * end > 0).item(), actor.there_and_back)
+            ways.add((begins, actor.there_and_back))
+        self.assertEqual(len(ways), 4)
+
     def test_all_sizes_and_lengths(self):
         rng = random.Random(3)
         for size, frames in (((64, 64), 1), ((160, 96), 5), ((96, 160), 17), ((64, 160), 49)):
@@ -100,12 +119,24 @@ class Theatre(unittest.TestCase):
                 self.assertIn(thing.chinese[1:], chinese)
             self.assertNotIn("{", english + chinese)
 
+    def test_prompts_say_what_prompted_scenes_show(self):
+        for label in [x for x in scenes.HELD_OUT if x[2] == scenes.HIDE]:
+            actor = scenes.scene(random.Random(7), 96, 64, 17, label, plain=True, prompted=True).actors[0]
+            side, far = ("left", "right") if actor.comes_from() == "left" else ("right", "left")
+            told = f"comes back on the {side}" if actor.there_and_back else f"from {side} to {far}"
+            self.assertIn(told, captions.prompt(label))
+
     def test_tokenizer_takes_anything(self):
         tokenizer = text.tokenizer()
         for words in ("", "A RED Circle", "红色的圆 🎈", "a dragon\n\tflies"):
             found = tokenizer.encode(words)
             self.assertEqual(found.ids[-1], 1)
             self.assertNotIn(2, found.ids)
+        for passage in (ACROSS, AND_BACK):  # which add no words of their own
+            for word in re.findall("[a-z]+", re.sub("{[a-z]+}", "", " ".join(passage.does))):
+                self.assertIsNotNone(tokenizer.token_to_id("▁" + word), word)
+            for letter in re.findall("[\u4e00-\u9fff]", "".join((*passage.chinese, *SIDES.values()))):
+                self.assertIsNotNone(tokenizer.token_to_id(letter), letter)
         rng = random.Random(5)
         said = [captions.caption(rng, scenes.scene(rng, 96, 64, 17)) for _ in range(3000)]
         self.assertLessEqual(max(len(tokenizer.encode(x).ids) for x in said), latents.TOKENS)

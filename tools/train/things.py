@@ -201,6 +201,22 @@ MOTIONS = [
            ("disappearing behind {other} and coming back",), ("消失在{other}后面，又回来", "从{other}后面经过，又出来")),
 ]
 
+class Passage(NamedTuple):
+    """What passes behind another thing, with the side that it comes from: {side}, and {far} for the other one."""
+
+    does: tuple
+    chinese: tuple
+
+
+# Their words are pieces of the tokenizer already, from the motions above.
+ACROSS = Passage(("passes behind {other} from {side} to {far}",
+                  "disappears behind {other} from the {side} and comes out on the {far}"),
+                 ("从{side}到{far}经过{other}后面", "从{side}边消失在{other}后面，又从{far}边出来"))
+AND_BACK = Passage(("disappears behind {other} and comes back on the {side}",
+                    "comes from the {side}, disappears behind {other} and comes back"),
+                   ("从{side}边消失在{other}后面，又回来", "消失在{other}后面，又回到{side}边"))
+SIDES = {"left": "左", "right": "右"}
+
 CAMERAS = {
     "still": ((), ()),
     "pan left": (("the camera pans left", "the camera moves to the left"), ("镜头向左移动", "镜头左摇")),
