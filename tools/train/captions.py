@@ -21,7 +21,7 @@ def _passes(rng, actor, plain):
     the side that it comes from."""
     way = AND_BACK if actor.there_and_back else ACROSS
     if not plain and rng.random() < 0.2:
-        which = 0 if actor.there_and_back else 1
+        which = 0 if actor.there_and_back else 1  # what the motion itself says: the first comes back, the second goes across
         return MOTIONS[HIDE].does[which], MOTIONS[HIDE].chinese[which]
     side = actor.comes_from()
     far = "left" if side == "right" else "right"

@@ -126,6 +126,18 @@ class Theatre(unittest.TestCase):
             told = f"comes back on the {side}" if actor.there_and_back else f"from {side} to {far}"
             self.assertIn(told, captions.prompt(label))
 
+    def test_captions_name_the_side_that_something_comes_from(self):
+        """It is the first side that a caption names, and most captions name one."""
+        rng, named, count = random.Random(8), 0, 200
+        for i in range(count):
+            s = scenes.scene(rng, 96, 64, 17, (i % 72, i % 18, scenes.HIDE))
+            for chinese, sides in ((False, ("left", "right")), (True, ("左", "右"))):
+                found = re.search("|".join(sides), captions.caption(rng, s, chinese))
+                if found:
+                    named += 1
+                    self.assertEqual(("left", "right")[sides.index(found[0])], s.actors[0].comes_from())
+        self.assertTrue(0.8 < named / (2 * count) < 0.9, named)
+
     def test_tokenizer_takes_anything(self):
         tokenizer = text.tokenizer()
         for words in ("", "A RED Circle", "红色的圆 🎈", "a dragon\n\tflies"):

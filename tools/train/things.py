@@ -201,6 +201,7 @@ MOTIONS = [
            ("disappearing behind {other} and coming back",), ("消失在{other}后面，又回来", "从{other}后面经过，又出来")),
 ]
 
+
 class Passage(NamedTuple):
     """What passes behind another thing, with the side that it comes from: {side}, and {far} for the other one."""
 
