@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,13 +18,16 @@ from diffusers import AutoencoderKLWan
 from transformers import AutoTokenizer
 
 import captions
+import decoder
 import dit
+import export
 import latents
 import optim
 import run
 import scenes
 import text
 import vae_parallel
+import widen
 import world
 from things import ACROSS, AND_BACK, BACKGROUNDS, MOTION, MOTIONS, SIDES, THINGS
 
@@ -175,6 +179,55 @@ class Stages(unittest.TestCase):
                     decoded_2 = vae_parallel.decode(vae, mean)
             self.assertLess((mean - mean_2).norm() / mean.norm(), 1e-4)
             self.assertLess((decoded - decoded_2.clamp(-1, 1)).norm() / decoded.norm(), 1e-4)
+
+    def test_a_widened_vae_is_the_same_function(self):
+        torch.manual_seed(4)
+        narrow = AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 2, 4, 4], num_res_blocks=1)
+        for parameter in narrow.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        wide = widen.widened(narrow, [1, 2, 5, 7])
+        x = torch.rand(1, 3, 9, 48, 32) * 2 - 1
+        with torch.no_grad():
+            z = narrow.encode(x).latent_dist.mean
+            self.assertLess((wide.encode(x).latent_dist.mean - z).norm() / z.norm(), 1e-5)
+            y = narrow.decode(z).sample
+            self.assertLess((wide.decode(z).sample - y).norm() / y.norm(), 1e-5)
+        # And its new channels are written to after the first step, since something reads them.
+        with vae_parallel.parallel():
+            vae_parallel.decode(wide, z).square().mean().backward()
+        into = wide.decoder.up_blocks[0].resnets[0].conv1.weight
+        self.assertGreater(into.grad[len(into) * 4 // 7 :].abs().max(), 0)
+
+    def test_a_better_decoder_leaves_the_latents(self):
+        settings = ["vae.sizes=[[32,32]]", "decoder.dim_mult=[1,2,3,3]", "decoder.steps=2", "decoder.frames=[5]"]
+        before = {k: os.environ.get(k) for k in ("TRAIN_SET", "TRAIN_PRESET", decoder.FROM)}
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                run.choose("cpu")
+                run.override([*settings, "decoder.pixels=5000", "vae.window=32"])
+                os.environ[decoder.FROM] = folder
+                narrow = AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
+                narrow.save_pretrained(Path(folder) / "vae")
+                decoder.train()
+                trained = decoder.model()
+                self.assertEqual(run.Checkpoint("decoder", model=trained).load(must=True), 2)
+            finally:
+                (run.OUT / "decoder.pt").unlink(missing_ok=True)
+                for name, value in before.items():
+                    os.environ.pop(name) if value is None else os.environ.update({name: value})
+        x = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+        with torch.no_grad():
+            z = narrow.encode(x).latent_dist.mean
+            self.assertLess((trained.encode(x).latent_dist.mean - z).norm() / z.norm(), 1e-5)
+            self.assertGreater((trained.decode(z).sample - narrow.decode(z).sample).abs().max(), 1e-4)
+
+    def test_a_replaced_vae_is_written_as_the_first_was(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder) / "model"
+            shutil.copytree(run.HERE.parents[1] / "src/embedded/model", folder)
+            before = (folder / "vae/config.json").read_text()
+            export.replace_vae(folder, AutoencoderKLWan.from_pretrained(folder / "vae"))
+            self.assertEqual((folder / "vae/config.json").read_text(), before)
 
     def test_a_beginning_needs_no_encoding_of_its_own(self):
         """For the given frames of "first" and "prefix" the clip's own latents are those of the held timeline."""

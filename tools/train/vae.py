@@ -34,11 +34,12 @@ def to_bytes(clip):
     return ((clip.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 3, 0).cpu()
 
 
-def draw(shared, rng, late):
-    """A worker's part of a batch: about `pixels` pixels. Windows about the things teach more for their pixels than whole
-    pictures, most of which are background; whole ones teach the mid block's attention its real size, and have the larger
-    share in the end."""
-    c = run.config("vae")
+def draw(c, shared, rng, late):
+    """A worker's part of a batch: about `pixels` pixels, as the stage's configuration says.
+
+    Windows about the things teach more for their pixels than whole pictures, most of which are background; whole ones
+    teach the mid block's attention its real size, and have the larger share in the end.
+    """
     frames, size = shared.choice(c["frames"]), shared.choice(c["sizes"])
     whole = shared.random() < (c["late"] if late else c["whole"])
     area = size[0] * size[1] if whole else c["window"] ** 2
@@ -77,7 +78,8 @@ def evaluate(vae, held):
 def inside(name, parameter):
     """Whether a parameter is the kernel of a convolution between features, which Muon is for."""
     ends = ("conv_in", "conv_out", "quant_conv")
-    return parameter.dim() >= 4 and not any(end in name for end in ends)
+    gain = parameter.numel() == len(parameter)  # of a norm, though of four dimensions
+    return parameter.dim() >= 4 and not gain and not any(end in name for end in ends)
 
 
 def train():
@@ -92,7 +94,7 @@ def train():
     began, mean_loss = time.time(), 0.0
     while step < c["steps"] and not run.all_spent():
         shared, rng = run.step_generators(1, step)
-        x = draw(shared, rng, step >= c["steps"] - c["decay"])
+        x = draw(c, shared, rng, step >= c["steps"] - c["decay"])
         with vae_parallel.parallel():
             with run.autocast():
                 mean, _ = vae_parallel.encode(vae, x)
