@@ -125,9 +125,9 @@ fn the_program_plans_and_measures_once() {
         assert!(seconds(&measured) > Some(0.0));
         assert_eq!(seconds(&json(&[])), seconds(&measured), "it is remembered");
     }
-    let told = plan(&["--vram", "4MB"]);
+    let told = plan(&["--vram", "6MB"]);
     let text = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.status.success() && text.contains("a step") && text.contains("at most 4 MiB"), "{text}");
+    assert!(told.status.success() && text.contains("a step") && text.contains("at most 6 MiB"), "{text}");
     let refused = plan(&["--vram", "1MB"]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(6), "{text}");
