@@ -209,8 +209,14 @@ def train(share=1.0):
 def fresh():
     """Tokenizer, text encoder and transformer before the first step, the same in every worker."""
     torch.manual_seed(run.config("seed") + 3)
-    tokenizer = text.tokenizer()
-    encoder, transformer = models(run.config("dit"), tokenizer.get_vocab_size())
+    tokenizer, folder = text.tokenizer(), run.beginning()
+    if folder:
+        if (folder / "tokenizer" / "tokenizer.json").read_text() != tokenizer.to_str(pretty=True):
+            raise SystemExit(f"train: {folder} was trained with other words than the theatre's: begin with nothing")
+        encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").float()
+    else:
+        encoder, transformer = models(run.config("dit"), tokenizer.get_vocab_size())
     pad_in_one(transformer)
     return tokenizer, encoder.to(run.device()), transformer.to(run.device())
 

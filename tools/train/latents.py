@@ -259,7 +259,10 @@ def ready():
         pool.fill()
     file = run.OUT / "whitening.pt"
     if not file.exists() and run.rank() == 0:
-        torch.save(pool.statistics(), file.with_suffix(".tmp"))
+        # Weights that are gone on with know their latents whitened as they were.
+        config = vae.config
+        known = (torch.tensor(config.latents_mean), torch.tensor(config.latents_std)) if run.beginning() else None
+        torch.save(known or pool.statistics(), file.with_suffix(".tmp"))
         file.with_suffix(".tmp").rename(file)
     run.wait()
     pool.whiten(*torch.load(file))

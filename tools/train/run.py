@@ -50,6 +50,17 @@ def choose(name):
     os.environ["TRAIN_PRESET"] = name
 
 
+def begin_with(folder):
+    """A model's folder whose weights the transformer and the text encoder begin with, and whose VAE is taken as it is."""
+    os.environ["TRAIN_FROM"] = str(Path(folder).resolve())
+
+
+def beginning():
+    """That folder, or None where everything begins with nothing."""
+    folder = os.environ.get("TRAIN_FROM")
+    return Path(folder) if folder else None
+
+
 def stop_at(when):
     """Stages stop at that time (of time.time()), with everything stored."""
     os.environ["TRAIN_STOP"] = str(when)

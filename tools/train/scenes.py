@@ -81,7 +81,7 @@ IN_PLACE = [MOTION[x] for x in ("stay", "spin", "bounce", "grow", "shrink")]
 STAY, HIDE = MOTION["stay"], MOTION["hide"]
 # How often each is drawn to learn from: two things and one of four ways past each other take more clips than one thing.
 # The recognisers, whose scenes are plain, see all alike.
-OFTEN = [6 if i == HIDE else 1 for i in range(len(MOTIONS))]
+OFTEN = [9 if i == HIDE else 1 for i in range(len(MOTIONS))]
 COVERS = [i for i, thing in enumerate(THINGS) if thing.covers]
 
 

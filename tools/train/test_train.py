@@ -1,5 +1,6 @@
 """python -m unittest test_train: what the stages take for granted about diffusers, and that the theatre is what it says."""
 
+import json
 import os
 import random
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("TRAIN_OUT", tempfile.mkdtemp())  # before run is imported: nothing here touches a training's files
 
+import safetensors.torch
 import torch
 from diffusers import AutoencoderKLWan
 from transformers import AutoTokenizer
@@ -26,6 +28,7 @@ import optim
 import run
 import scenes
 import text
+import vae as vae_stage
 import vae_parallel
 import widen
 import world
@@ -228,6 +231,30 @@ class Stages(unittest.TestCase):
             before = (folder / "vae/config.json").read_text()
             export.replace_vae(folder, AutoencoderKLWan.from_pretrained(folder / "vae"))
             self.assertEqual((folder / "vae/config.json").read_text(), before)
+
+    def test_a_training_can_begin_with_a_model(self):
+        given = run.HERE.parents[1] / "src/embedded/model"
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                run.begin_with(given)
+                _, encoder, transformer = dit.fresh()
+                for network, name in ((encoder, "text_encoder/model"), (transformer, "transformer/diffusion_pytorch_model")):
+                    stored = safetensors.torch.load_file(given / f"{name}.safetensors")
+                    state = network.state_dict()
+                    for key, value in stored.items():
+                        self.assertTrue(torch.equal(state[key], value.float()), key)
+                ids = latents.token_rows(text.tokenizer(), ["a cat"])
+                self.assertEqual(dit.context(encoder, ids).shape[1], 9)
+                self.assertEqual(vae_stage.trained().config.latents_std, json.loads((given / "vae/config.json").read_text())["latents_std"])
+                # A model of other words is refused: its table of tokens would mean something else.
+                other = Path(folder) / "model"
+                (other / "tokenizer").mkdir(parents=True)
+                (other / "tokenizer/tokenizer.json").write_text("{}")
+                run.begin_with(other)
+                with self.assertRaises(SystemExit):
+                    dit.fresh()
+            finally:
+                os.environ.pop("TRAIN_FROM")
 
     def test_a_beginning_needs_no_encoding_of_its_own(self):
         """For the given frames of "first" and "prefix" the clip's own latents are those of the held timeline."""

@@ -16,6 +16,7 @@ import vae as vae_stage
 def main():
     parser = argparse.ArgumentParser(prog="train", description=__doc__)
     parser.add_argument("--model", default=str(run.OUT / "model"), help="where the diffusers folder goes (%(default)s)")
+    parser.add_argument("--from", dest="begin", metavar="MODEL", help="a model's folder to begin with; its VAE stays as it is")
     parser.add_argument("--preset", help="which part of config.json counts (cpu or gpu: what the machine has)")
     parser.add_argument("--minutes", type=float, help="stop after about so long, to be gone on with later")
     parser.add_argument("--scaling", action="store_true", help="then the scaling study: the same at 1/16 and 1/4 of the steps")
@@ -26,8 +27,10 @@ def main():
     run.override(a.set)
     if a.minutes:
         run.stop_at(time.time() + 60 * a.minutes)
+    if a.begin:
+        run.begin_with(a.begin)
     run.keep_config()
-    stages = [vae_stage.train, *([latents.make] if run.config("latents")["keep"] else []), dit.train]
+    stages = [*([] if a.begin else [vae_stage.train]), *([latents.make] if run.config("latents")["keep"] else []), dit.train]
     for stage in stages:
         run.workers(stage, run.config("workers"))
         if run.spent():

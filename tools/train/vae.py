@@ -121,7 +121,10 @@ def train():
 
 
 def trained():
-    """The VAE of the last checkpoint, for the later stages."""
-    vae = model().to(run.device())
-    run.Checkpoint("vae", model=vae).load(must=True)
+    """The VAE for the later stages: the one that was begun with, or that of the last checkpoint."""
+    if run.beginning():
+        vae = AutoencoderKLWan.from_pretrained(run.beginning() / "vae").float().to(run.device())
+    else:
+        vae = model().to(run.device())
+        run.Checkpoint("vae", model=vae).load(must=True)
     return vae.eval().requires_grad_(False)
