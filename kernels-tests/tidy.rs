@@ -45,13 +45,16 @@ fn root() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
-/// All files under a folder of the repository with one of these extensions, by their paths from the root.
+/// All files under a folder of the repository with one of these extensions, by their paths from the root; hidden folders are
+/// what tools have made for themselves (`tools/train/.venv`).
 fn files(folder: &str, extensions: &[&str]) -> Vec<String> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
             let path = entry.expect("a readable entry").path();
             if path.is_dir() {
-                walk(&path, found);
+                if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                    walk(&path, found);
+                }
             } else {
                 found.push(path);
             }

@@ -37,6 +37,8 @@ def save(folder, vae, encoder, transformer):
         expand_timesteps=True,
     )
     pipeline.save_pretrained(folder)
+    for part in ("vae", "transformer"):
+        _without_origin(folder / part)
     # As written by hand, without what transformers adds of its own version.
     shutil.rmtree(folder / "tokenizer")
     text.save(folder / "tokenizer")
@@ -61,11 +63,15 @@ def replace_vae(folder, vae):
     """Another VAE for a folder that is there, its latents the same; returns the folder's size in bytes."""
     own = Path(folder) / "vae"
     vae.half().save_pretrained(own)
-    # As `save` writes it, without the place that the VAE was read from.
-    config = json.loads((own / "config.json").read_text())
-    config.pop("_name_or_path", None)
-    (own / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    _without_origin(own)
     return _checked(Path(folder))
+
+
+def _without_origin(part):
+    """Takes from a part's config.json the place that the part was read from, if it was."""
+    config = json.loads((part / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    (part / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _checked(folder):
