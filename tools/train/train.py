@@ -12,7 +12,6 @@ import scaling
 import vae as vae_stage
 
 
-
 def main():
     parser = argparse.ArgumentParser(prog="train", description=__doc__)
     parser.add_argument("--model", default=str(run.OUT / "model"), help="where the diffusers folder goes (%(default)s)")
